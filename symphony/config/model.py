@@ -1,0 +1,156 @@
+"""The configuration as a user writes it: one frozen type per table, one field per key.
+
+These types are the single description of the configuration. The reader checks files against them, the
+reference documentation is generated from them, and every default stands here and nowhere else. They hold what
+the file says; files that it names are opened by :mod:`symphony.config.resolve`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+
+
+class Certificate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A certificate chain (leaf first) with its private key, each inline as PEM or as a file."""
+
+    cert_chain: Annotated[str | None, Meta(description="The chain as inline PEM, leaf first.")] = None
+    private_key: Annotated[str | None, Meta(description="The private key as inline PEM.")] = None
+    cert_chain_file: Annotated[
+        str | None, Meta(description="A file with the chain; relative to the configuration file.")
+    ] = None
+    private_key_file: Annotated[
+        str | None, Meta(description="A file with the private key; relative to the configuration file.")
+    ] = None
+
+    def __repr__(self) -> str:
+        """Say where the pair comes from, and never print a key."""
+        return f"Certificate({self.cert_chain_file or 'inline'})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Replace Struct's own, which would put the key into a rich traceback."""
+        return [("source", self.cert_chain_file or "inline")]
+
+
+class MutualTls(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which client certificates are accepted, and whether one is required."""
+
+    client_ca_cert: Annotated[str | None, Meta(description="The accepted authorities as inline PEM.")] = None
+    client_ca_cert_file: Annotated[str | None, Meta(description="A file with the accepted authorities.")] = (
+        None
+    )
+    require_client_cert: Annotated[
+        bool, Meta(description="Refuse a client without a certificate (false: only check one that is sent).")
+    ] = True
+
+
+class TcpUpstream(
+    Struct,
+    kw_only=True,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="kind",
+    tag="tcp",
+):
+    """A service on a TCP port; `host` is an IPv4 or IPv6 address or a name."""
+
+    host: str
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    connect_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 5000
+
+    @property
+    def label(self) -> str:
+        """The upstream's name in logs and metrics, such as ``tcp://127.0.0.1:8080``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+
+class UdsUpstream(
+    Struct,
+    kw_only=True,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="kind",
+    tag="uds",
+):
+    """A service on a Unix stream socket; `pid` and `tid` name the thread whose CPU load counts."""
+
+    path: str
+    pid: Annotated[int, Meta(ge=1)] | None = None
+    tid: Annotated[int, Meta(ge=1)] | None = None
+    connect_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 5000
+
+    @property
+    def label(self) -> str:
+        """The upstream's name in logs and metrics, such as ``unix:/run/app.sock``."""
+        return f"unix:{self.path}"
+
+
+Upstream = TcpUpstream | UdsUpstream
+
+
+class Protection(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a listener does against clients that mean harm or do not behave."""
+
+    tls_handshake_timeout_ms: Annotated[
+        int, Meta(ge=1, le=86_400_000, description="From accept to the end of the TLS handshake.")
+    ] = 10000
+
+
+class Listener(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An address that Symphony accepts connections on."""
+
+    host: Annotated[str, Meta(description="Address or name; `::` listens on IPv6.")] = "0.0.0.0"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes any free one.")]
+    default_cert: Annotated[Certificate | None, Meta(description="For routes without their own `cert`.")] = (
+        None
+    )
+    mtls: Annotated[MutualTls | None, Meta(description="For routes without their own `mtls`.")] = None
+    max_connections: Annotated[int, Meta(ge=0, description="Connections open at once; 0 = no limit.")] = 0
+    idle_timeout_ms: Annotated[
+        Milliseconds, Meta(description="Close after so long without a byte either way; 0 = never.")
+    ] = 60000
+    protection: Protection = Protection()
+
+
+class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What happens to connections that ask for one server name."""
+
+    sni: Annotated[
+        str, Meta(description='A name, `*.suffix` (exactly one more label), or "" for the default route.')
+    ]
+    upstreams: Annotated[tuple[Upstream, ...], Meta(description="Where connections go; at least one.")]
+    terminate_tls: Annotated[bool, Meta(description="Decrypt here; false passes the bytes through.")] = True
+    cert: Certificate | None = None
+    mtls: MutualTls | None = None
+    http2: Annotated[bool, Meta(description="Offer `h2`, then `http/1.1`, by ALPN.")] = False
+    max_connections_per_second: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="New connections a second, over all acceptors."),
+    ] = None
+    burst: Annotated[
+        Annotated[float, Meta(ge=1)] | None,
+        Meta(description="Connections let through at once; default: one second's worth."),
+    ] = None
+
+
+class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A whole configuration file."""
+
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None, Meta(description="Acceptors; default: one per CPU.")
+    ] = None
+    read_buffer_size: Annotated[
+        int, Meta(ge=16384, le=16_777_216, description="Bytes moved at most at one go, per process.")
+    ] = 65536
+    drain_timeout_ms: Annotated[Milliseconds, Meta(description="How long a stop waits for connections.")] = (
+        30000
+    )
+    runtime_dir: Annotated[str | None, Meta(description="Sockets, lock and state; mode 0700.")] = None
+    listeners: tuple[Listener, ...]
+    routes: tuple[Route, ...] = ()

@@ -1,0 +1,313 @@
+"""From a configuration file to a snapshot: everything checked, every file read.
+
+Findings are of two kinds. What is wrong inside single routes leaves those routes out of the snapshot and touches
+no other; what is wrong anywhere else leaves no snapshot at all. A start refuses both (:meth:`Loaded.require`); a
+reload lives with the first kind (:mod:`symphony.config.reload`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from symphony.config.check import (
+    check_addresses,
+    check_host,
+    check_route,
+    check_upstream,
+    render_address,
+)
+from symphony.config.credentials import Credentials
+from symphony.config.model import Config, Listener, Route, Upstream
+from symphony.config.problem import ConfigError, Problem, Severity, SharedWarnings
+from symphony.config.schema import convert, convert_or_none
+from symphony.config.server_name import ServerNameError, normalise_server_name
+from symphony.config.source import Document, read_document
+from symphony.config.wording import quoted
+from symphony.routing.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
+
+_ROUTE_PLACE = re.compile(r"routes\[(\d+)\]")
+_ELEMENT_PLACE = re.compile(r"(listeners|routes)\[(\d+)\]")
+
+
+class Loaded(Struct, frozen=True):
+    """What became of a configuration file.
+
+    `config` and `snapshot` hold the routes that are in order; both are None when anything is wrong outside single
+    routes. `own_policies` has one entry per route of the snapshot: what the route itself says, "" for what it
+    leaves to the listener. `broken` names the routes left out, None for one whose name cannot be read.
+    """
+
+    file: str
+    config: Config | None
+    snapshot: Snapshot | None
+    own_policies: tuple[TlsPolicy, ...]
+    broken: tuple[str | None, ...]
+    problems: tuple[Problem, ...]
+
+    def require(self) -> tuple[Config, Snapshot]:
+        """Return the configuration and its snapshot. Raises :class:`ConfigError` if any problem is an error."""
+        failed = any(problem.severity is Severity.ERROR for problem in self.problems)
+        if failed or self.config is None or self.snapshot is None:
+            raise ConfigError(self.file, list(self.problems))
+        return self.config, self.snapshot
+
+
+def load(path: str, *, overrides: Mapping[str, object] | None = None, now: datetime | None = None) -> Loaded:
+    """Read, check and resolve the file at `path`. All findings are returned, none is raised.
+
+    `overrides` are top-level keys that stand above the file's, such as a command's ``--workers``. `now` (aware;
+    default: the clock) is what certificates are compared to. The snapshot's version is 1.
+    """
+    try:
+        document = read_document(path)
+    except ConfigError as error:
+        return Loaded(path, None, None, (), (), tuple(error.problems))
+    content = {**document.content, **(overrides or {})}
+    return _Resolver(document, content, now or datetime.now(UTC)).run()
+
+
+class _Resolver:
+    """One load. Each step adds to `_problems` (errors only), and goes on with what is in order."""
+
+    def __init__(self, document: Document, content: dict[str, Any], now: datetime) -> None:
+        self._document = document
+        self._content = content
+        self._problems: list[Problem] = []
+        self._warnings = SharedWarnings()
+        self._credentials = Credentials(document.directory, now, self._warnings)
+        self._broken: set[int] = set()
+        self._upstreams: dict[Upstream, Upstream] = {}
+        self._policies: dict[TlsPolicy, int] = {}
+
+    def run(self) -> Loaded:
+        raw_routes = self._content.get("routes", [])
+        config, listeners, routes = self._convert(raw_routes)
+        names = self._names(raw_routes)
+        entries, defaults = self._resolve_listeners(listeners)
+        self._check_whole()
+        resolved = [
+            (index, self._resolve_route(index, route, names.get(index, ""))) for index, route in routes
+        ]
+        route_entries, own = self._attach_policies(resolved, entries, defaults)
+        whole = all(_ROUTE_PLACE.match(problem.place) for problem in self._problems)
+        problems = tuple(sorted(self._problems + self._warnings.problems(), key=_document_order))
+        broken = tuple(names.get(index) for index in sorted(self._broken))
+        if config is None or not whole:
+            return Loaded(self._document.file, None, None, (), broken, problems)
+        healthy = tuple(route for index, route in routes if index not in self._broken)
+        snapshot = self._snapshot(config, entries, route_entries)
+        config = msgspec.structs.replace(config, routes=healthy)
+        return Loaded(self._document.file, config, snapshot, own, broken, problems)
+
+    def _convert(
+        self, raw_routes: object
+    ) -> tuple[Config | None, list[tuple[int, Listener]], list[tuple[int, Route]]]:
+        """Convert the document, or, where it is at fault, whatever of it is in order."""
+        config, problems = convert(self._content, Config)
+        if config is not None:
+            return config, list(enumerate(config.listeners)), list(enumerate(config.routes))
+        self._add(problems)
+        frame = convert_or_none({**self._content, "routes": []}, Config)
+        if not isinstance(raw_routes, list):
+            frame = None
+        listeners = _elements(self._content.get("listeners"), Listener)
+        return frame, listeners, _elements(raw_routes, Route)
+
+    def _add(self, problems: list[Problem]) -> None:
+        for problem in problems:
+            match = _ROUTE_PLACE.match(problem.place)
+            if match:
+                self._broken.add(int(match[1]))
+        self._problems.extend(problems)
+
+    def _check_whole(self) -> None:
+        if self._content.get("listeners") == []:
+            self._problems.append(Problem("listeners", "is empty: expected at least one listener"))
+        if self._content.get("routes", []) == []:
+            self._warnings.add("routes", "is empty: every connection will be refused until there is a route")
+        directory = self._content.get("runtime_dir")
+        if isinstance(directory, str) and (not directory or "\0" in directory):
+            text = f"{quoted(directory)} is not a file name: expected a directory"
+            self._problems.append(Problem("runtime_dir", text))
+
+    def _names(self, raw_routes: object) -> dict[int, str]:
+        """Normalise the name of every route, broken ones included, and find names that stand there twice."""
+        names: dict[int, str] = {}
+        first: dict[str, int] = {}
+        for index, raw in enumerate(raw_routes if isinstance(raw_routes, list) else ()):
+            written = raw.get("sni") if isinstance(raw, dict) else None
+            if not isinstance(written, str):
+                continue
+            place = f"routes[{index}].sni"
+            try:
+                name = names[index] = normalise_server_name(written)
+            except ServerNameError as error:
+                self._add([Problem(place, str(error))])
+                continue
+            other = first.setdefault(name, index)
+            if other != index:
+                # Which of the two is meant cannot be told, so neither is served.
+                self._broken.add(other)
+                shown = quoted(name) if name else '"" (the default)'
+                text = f"{shown} is already the name of routes[{other}]: expected each name once"
+                self._add([Problem(place, text)])
+        return names
+
+    def _resolve_listeners(
+        self, listeners: list[tuple[int, Listener]]
+    ) -> tuple[list[ListenerEntry], list[tuple[str, str]]]:
+        """Return the entries, and for each the digests of its default identity and client authority."""
+        entries: list[ListenerEntry] = []
+        defaults: list[tuple[str, str]] = []
+        addresses: list[tuple[str, str, int]] = []
+        seen: dict[str, int] = {}
+        for index, listener in listeners:
+            place = f"listeners[{index}]"
+            host = check_host(listener, place, self._problems)
+            addresses.append((place, host, listener.port))
+            name = render_address(host, listener.port)
+            count = seen[name] = seen.get(name, 0) + 1
+            entries.append(
+                ListenerEntry(
+                    id=name if count == 1 else f"{name}#{count}",
+                    host=host,
+                    port=listener.port,
+                    max_connections=listener.max_connections,
+                    idle_timeout_ms=listener.idle_timeout_ms,
+                    handshake_timeout_ms=listener.protection.tls_handshake_timeout_ms,
+                )
+            )
+            identity = authority = ""
+            if listener.default_cert is not None:
+                identity = self._credentials.identity(
+                    listener.default_cert, f"{place}.default_cert", self._problems
+                )
+            if listener.mtls is not None:
+                authority = self._credentials.client_authority(listener.mtls, f"{place}.mtls", self._problems)
+            defaults.append((identity, authority))
+        check_addresses(addresses, self._problems)
+        return entries, defaults
+
+    def _resolve_route(self, index: int, route: Route, name: str) -> tuple[RouteEntry, TlsPolicy]:
+        """Return the route without its policies, and what it says itself about TLS."""
+        place = f"routes[{index}]"
+        problems: list[Problem] = []
+        check_route(route, place, problems)
+        upstreams = tuple(
+            self._upstream(upstream, place, position, problems)
+            for position, upstream in enumerate(route.upstreams)
+        )
+        identity = authority = ""
+        if route.cert is not None:
+            identity = self._credentials.identity(route.cert, f"{place}.cert", problems)
+        if route.mtls is not None:
+            authority = self._credentials.client_authority(route.mtls, f"{place}.mtls", problems)
+        if problems:
+            self._add(problems)
+        rate = route.max_connections_per_second or 0.0
+        burst = max(1.0, rate) if route.burst is None else route.burst
+        entry = RouteEntry(name, upstreams, route.terminate_tls, (), rate, burst if rate else 0.0)
+        return entry, TlsPolicy(identity, authority, route.http2)
+
+    def _upstream(self, upstream: Upstream, place: str, position: int, problems: list[Problem]) -> Upstream:
+        known = self._upstreams.get(upstream)
+        if known is not None:
+            return known
+        count = len(problems)
+        result = check_upstream(
+            upstream, f"{place}.upstreams[{position}]", self._document.directory, problems
+        )
+        if len(problems) == count:
+            self._upstreams[upstream] = result
+        return result
+
+    def _attach_policies(
+        self,
+        resolved: list[tuple[int, tuple[RouteEntry, TlsPolicy]]],
+        listeners: list[ListenerEntry],
+        defaults: list[tuple[str, str]],
+    ) -> tuple[list[RouteEntry], tuple[TlsPolicy, ...]]:
+        """Give every route its policy on each listener; find routes that have none.
+
+        That is looked for only when the listeners are in order: one at fault may be the one with the certificate.
+        """
+        certain = not any(problem.place.startswith("listeners") for problem in self._problems)
+        entries: list[RouteEntry] = []
+        own_policies: list[TlsPolicy] = []
+        columns: dict[TlsPolicy, tuple[int, ...]] = {}
+        for index, (entry, own) in resolved:
+            if index in self._broken:
+                continue
+            if entry.terminate_tls:
+                policies = columns.get(own)
+                if policies is None:
+                    policies = columns[own] = tuple(
+                        self._policy_index(own, identity, authority) for identity, authority in defaults
+                    )
+                if certain and -1 in policies:
+                    self._report_uncovered(index, policies, listeners)
+                    if index in self._broken:
+                        continue
+                entry = msgspec.structs.replace(entry, policies=policies)
+            entries.append(entry)
+            own_policies.append(own)
+        return entries, tuple(own_policies)
+
+    def _policy_index(self, own: TlsPolicy, identity: str, authority: str) -> int:
+        policy = TlsPolicy(own.identity or identity, own.client_authority or authority, own.http2)
+        if not policy.identity:
+            return -1
+        return self._policies.setdefault(policy, len(self._policies))
+
+    def _report_uncovered(
+        self, index: int, policies: tuple[int, ...], listeners: list[ListenerEntry]
+    ) -> None:
+        place = f"routes[{index}].cert"
+        if all(policy == -1 for policy in policies):
+            text = "is missing, and no listener has a default_cert: expected one of them, or terminate_tls = false"
+            self._add([Problem(place, text)])
+            return
+        without = ", ".join(
+            listener.id for listener, policy in zip(listeners, policies, strict=True) if policy == -1
+        )
+        text = f"is missing, and so is the default_cert of {without}: the route will not be served there"
+        self._warnings.add(place, text)
+
+    def _snapshot(self, config: Config, listeners: list[ListenerEntry], routes: list[RouteEntry]) -> Snapshot:
+        policies = tuple(self._policies)
+        identities = self._credentials.identities
+        authorities = self._credentials.client_authorities
+        return Snapshot(
+            version=1,
+            read_buffer_size=config.read_buffer_size,
+            drain_timeout_ms=config.drain_timeout_ms,
+            listeners=tuple(listeners),
+            routes=tuple(routes),
+            policies=policies,
+            identities={digest: identities[digest] for digest in {policy.identity for policy in policies}},
+            client_authorities={
+                digest: authorities[digest]
+                for digest in {policy.client_authority for policy in policies if policy.client_authority}
+            },
+        )
+
+
+def _elements(raw: object, type_: Any) -> list[tuple[int, Any]]:
+    """Convert each element of an array on its own, and keep those that are in order with their index."""
+    if not isinstance(raw, list):
+        return []
+    converted = ((index, convert_or_none(item, type_)) for index, item in enumerate(raw))
+    return [(index, item) for index, item in converted if item is not None]
+
+
+def _document_order(problem: Problem) -> tuple[int, int]:
+    match = _ELEMENT_PLACE.match(problem.place)
+    if match is None:
+        return 0, 0
+    return (1 if match[1] == "listeners" else 2), int(match[2])

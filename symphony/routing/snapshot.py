@@ -1,0 +1,82 @@
+"""The route snapshot: the whole configuration as acceptors use it, with every file already read.
+
+The registry makes it, writes it to disk and publishes it; acceptors build their route table and TLS contexts from
+it. It repeats nothing: routes name a TLS policy by index, policies name an identity and a client authority by
+digest, so that 10,000 routes on one certificate carry that certificate once.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from symphony.config.model import Upstream
+
+
+class Identity(Struct, frozen=True, array_like=True):
+    """A certificate chain (leaf first) and its private key, both PEM."""
+
+    chain_pem: bytes
+    key_pem: bytes
+
+    def __repr__(self) -> str:
+        """Print no key, not even in a traceback."""
+        return "Identity(...)"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Print none in a rich traceback either, which would otherwise show every field."""
+        return []
+
+
+class ClientAuthority(Struct, frozen=True, array_like=True):
+    """The authorities (PEM) that client certificates must come from, and whether one must be sent."""
+
+    ca_pem: bytes
+    required: bool
+
+
+class TlsPolicy(Struct, frozen=True, array_like=True):
+    """What makes one TLS context: an identity, a client authority ("" for none) and the ALPN offer."""
+
+    identity: str
+    client_authority: str
+    http2: bool
+
+
+class ListenerEntry(Struct, frozen=True, array_like=True):
+    """A listener. `id` is ``host:port`` as configured (with ``#n`` where port 0 repeats it)."""
+
+    id: str
+    host: str
+    port: int
+    max_connections: int
+    idle_timeout_ms: int
+    handshake_timeout_ms: int
+
+
+class RouteEntry(Struct, frozen=True, array_like=True):
+    """A route. `sni` is normalised: lower-case A-labels, ``*.suffix``, or "" for the default.
+
+    `policies` has one index into :attr:`Snapshot.policies` per listener, in the order of
+    :attr:`Snapshot.listeners`; -1 where the route has no certificate on that listener. It is empty for passthrough.
+    `rate` is in connections per second, 0.0 for no limit.
+    """
+
+    sni: str
+    upstreams: tuple[Upstream, ...]
+    terminate_tls: bool
+    policies: tuple[int, ...]
+    rate: float
+    burst: float
+
+
+class Snapshot(Struct, frozen=True, array_like=True):
+    """A complete, checked configuration. `version` grows by one with every change."""
+
+    version: int
+    read_buffer_size: int
+    drain_timeout_ms: int
+    listeners: tuple[ListenerEntry, ...]
+    routes: tuple[RouteEntry, ...]
+    policies: tuple[TlsPolicy, ...]
+    identities: dict[str, Identity]
+    client_authorities: dict[str, ClientAuthority]
