@@ -1,0 +1,104 @@
+"""A snapshot made ready to serve: route table, balancers and TLS contexts.
+
+A plan is built beside the one in service and put in its place by one assignment. A connection keeps the route it
+began with, so nothing in flight sees the change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from OpenSSL import SSL
+from structlog import get_logger
+
+from symphony.routing.balancer import Balancer, UpstreamPool
+from symphony.routing.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
+from symphony.routing.table import RouteTable
+from symphony.tls.context import RouteContext
+
+LONGEST_TURN_S = 0.002
+"""Building goes on in turns of this length, so that a large snapshot never holds up the connections."""
+
+log = get_logger("plan")
+
+
+class PlannedRoute:
+    """A route as connections use it. `contexts` has one TLS context (or None) per listener, in their order."""
+
+    __slots__ = ("balancer", "burst", "contexts", "name", "rate", "terminate_tls")
+
+    def __init__(
+        self, entry: RouteEntry, balancer: Balancer, contexts: tuple[RouteContext | None, ...]
+    ) -> None:
+        self.name = entry.sni
+        self.balancer = balancer
+        self.contexts = contexts
+        self.terminate_tls = entry.terminate_tls
+        self.rate = entry.rate
+        self.burst = entry.burst
+
+
+class Plan:
+    """What an acceptor serves: one version of everything."""
+
+    __slots__ = ("drain_timeout_s", "listeners", "read_buffer_size", "table", "version")
+
+    def __init__(self, snapshot: Snapshot, table: RouteTable[PlannedRoute]) -> None:
+        self.version = snapshot.version
+        self.read_buffer_size = snapshot.read_buffer_size
+        self.drain_timeout_s = snapshot.drain_timeout_ms / 1000
+        self.listeners: dict[str, tuple[int, ListenerEntry]] = {
+            entry.id: (index, entry) for index, entry in enumerate(snapshot.listeners)
+        }
+        self.table = table
+
+
+class Planner:
+    """Builds plans, and carries over what does not change from one to the next: contexts and upstream slots."""
+
+    def __init__(self) -> None:
+        self.upstreams = UpstreamPool()
+        self._contexts: dict[TlsPolicy, RouteContext] = {}
+        self._turn_began = 0.0
+
+    @property
+    def contexts(self) -> int:
+        """How many TLS contexts the latest plan has."""
+        return len(self._contexts)
+
+    async def build(self, snapshot: Snapshot) -> Plan:
+        """Build a plan, giving way to other work every :data:`LONGEST_TURN_S` seconds."""
+        self._turn_began = time.monotonic()
+        contexts = await self._build_contexts(snapshot)
+        by_index: Sequence[RouteContext | None] = [contexts.get(policy) for policy in snapshot.policies]
+        entries: list[tuple[str, PlannedRoute]] = []
+        for entry in snapshot.routes:
+            chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
+            route = PlannedRoute(entry, self.upstreams.balancer(entry.upstreams), chosen)
+            entries.append((entry.sni, route))
+            await self._give_way()
+        self._contexts = contexts
+        return Plan(snapshot, RouteTable(entries))
+
+    async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
+        contexts: dict[TlsPolicy, RouteContext] = {}
+        for policy in snapshot.policies:
+            context = self._contexts.get(policy)
+            if context is None:
+                authority = snapshot.client_authorities.get(policy.client_authority)
+                try:
+                    context = RouteContext(policy, snapshot.identities[policy.identity], authority)
+                except (ValueError, SSL.Error) as error:
+                    # The registry has checked it; a library that disagrees costs this certificate's routes only.
+                    log.error("context_failed", identity=policy.identity, error=str(error))
+                    continue
+            contexts[policy] = context
+            await self._give_way()
+        return contexts
+
+    async def _give_way(self) -> None:
+        if time.monotonic() - self._turn_began > LONGEST_TURN_S:
+            await asyncio.sleep(0)
+            self._turn_began = time.monotonic()
