@@ -1,0 +1,95 @@
+"""The accept loop of one listening socket."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+from structlog import get_logger
+
+from symphony.connection.connection import Connection
+from symphony.connection.state import ListenerSeat, ServingState
+from symphony.observe.reasons import Reason
+
+PAUSE_S = 0.1
+"""How long accepting rests when the process or the machine has no descriptor or memory left."""
+
+COMPLAIN_EVERY_S = 10.0
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = get_logger("accept")
+
+
+class AcceptLoop:
+    """Accepts from `listening`, one connection per turn of the event loop.
+
+    When the process runs out of descriptors, accepting rests for a moment: the listening socket stays ready, and
+    would be tried again and again for nothing. The connections wait in the kernel's queue meanwhile.
+    """
+
+    __slots__ = ("_complain_at", "_family", "_listening", "_resting", "_seat", "_state", "timer_tick")
+
+    def __init__(self, state: ServingState, seat: ListenerSeat, listening: socket.socket) -> None:
+        self._state = state
+        self._seat = seat
+        self._listening = listening
+        self._family = int(listening.family)
+        self._resting = False
+        self._complain_at = 0.0
+        self.timer_tick = 0
+
+    def start(self) -> None:
+        """Watch the socket."""
+        self._state.host.add_reader(self._listening.fileno(), self._accept_one)
+
+    def stop(self, *, take_waiting: bool = False) -> None:
+        """Unwatch the socket. `take_waiting` first accepts what is in the queue, for the last time."""
+        host = self._state.host
+        host.wheel.cancel(self)
+        host.remove_reader(self._listening.fileno())
+        if take_waiting:
+            while self._accept():
+                pass
+
+    def on_timer(self) -> None:
+        """The rest is over."""
+        self.start()
+
+    def _accept_one(self) -> None:
+        self._accept()
+
+    def _accept(self) -> bool:
+        """Take one connection. False when there was none, or no means to take it."""
+        # socket.accept() would build the same object and convert two enumerations for it: 2 us of each connection.
+        accept: Any = self._listening._accept  # type: ignore[attr-defined]
+        try:
+            descriptor, peer = accept()
+        except BlockingIOError:
+            return False  # a sibling that shares this socket was quicker
+        except ConnectionError:
+            return True  # the client gave up while it was waiting
+        except OSError as error:
+            self._rest(error)
+            return False
+        client = socket.socket(self._family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+        client.setblocking(False)
+        Connection(self._state, self._seat, client, peer).start()
+        return True
+
+    def _rest(self, error: OSError) -> None:
+        host = self._state.host
+        host.remove_reader(self._listening.fileno())
+        host.wheel.schedule(self, PAUSE_S)
+        now = host.loop.time()
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_EVERY_S
+            exhausted = error.errno in _EXHAUSTED
+            log.error(
+                "accept_paused",
+                listener=self._seat.id,
+                error=error.strerror,
+                advice="raise the descriptor limit (ulimit -n)" if exhausted else "",
+                reason=Reason.DESCRIPTOR_LIMIT.value if exhausted else Reason.INTERNAL_ERROR.value,
+            )

@@ -1,0 +1,327 @@
+"""One client connection, from accept to the relay.
+
+A connection goes through its phases in this order; in each, what happens next is which handler is installed, and one
+entry in the timer wheel bounds all that happens before the relay:
+
+    PEEKING     look at the ClientHello with MSG_PEEK until it is whole; the bytes stay in the socket
+    ADMITTING   the route has a limit: wait for the limiter's answer (50 ms at most), watching nothing
+    SHAKING     the TLS handshake, by OpenSSL on the descriptor; skipped for passthrough
+    CONNECTING  find an upstream; the client is not read meanwhile
+    RELAYING    a relay owns both sockets and reports back when it is over
+    CLOSED
+
+The upstream is connected only after the handshake: a client that never finishes one, or whose certificate is not
+accepted, costs the services behind nothing.
+
+Waiting for the rest of a fragmented ClientHello. Peeked bytes stay in the socket, so with level-triggered readiness the
+socket would be ready all the time while the rest is missing, and one slow client would keep a CPU busy. SO_RCVLOWAT is
+raised to the number of bytes that the parser needs next: the kernel then reports the socket as readable when that much
+is there, or when the client has closed.
+"""
+
+from __future__ import annotations
+
+import socket
+from enum import Enum
+from typing import Any
+
+from symphony.connection.connector import Connector
+from symphony.connection.state import ListenerSeat, ServingState
+from symphony.observe.counters import HANDSHAKES, RESUMED
+from symphony.observe.reasons import Reason
+from symphony.relay.passthrough import PassthroughRelay
+from symphony.relay.sockets import close_after_alert, has_closed, reset_on_close
+from symphony.relay.terminated import TerminatedRelay
+from symphony.routing.balancer import UpstreamSlot
+from symphony.routing.plan import PlannedRoute
+from symphony.tls import client_hello, library
+from symphony.tls.library import WANT_READ, WANT_WRITE, do_handshake
+
+FIRST_PEEK = 4096
+"""Enough for the ClientHello of any client in use, with a post-quantum key share."""
+
+_UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
+"""A fatal unrecognized_name alert (RFC 6066 section 3, RFC 8446 section 6.2)."""
+
+_CERTIFICATE_ERRORS = frozenset({"peer did not return a certificate", "certificate verify failed"})
+
+_PARSE_REASONS = {
+    client_hello.NotTls: Reason.NOT_TLS,
+    client_hello.MalformedClientHello: Reason.MALFORMED_CLIENT_HELLO,
+    client_hello.OversizedClientHello: Reason.OVERSIZED_CLIENT_HELLO,
+}
+
+
+class Phase(Enum):
+    """Where a connection is on its way; see the module."""
+
+    PEEKING = "peeking"
+    ADMITTING = "admitting"
+    SHAKING = "shaking"
+    CONNECTING = "connecting"
+    RELAYING = "relaying"
+    CLOSED = "closed"
+
+
+class Connection:
+    """Owns the accepted socket until the relay does. Made by the accept loop, kept by the ledger."""
+
+    __slots__ = (
+        "_client",
+        "_connector",
+        "_fd",
+        "_peeked",
+        "_phase",
+        "_relay",
+        "_route",
+        "_seat",
+        "_session",
+        "_slot",
+        "_state",
+        "_wanted",
+        "peer",
+        "server_name",
+        "timer_tick",
+    )
+
+    def __init__(self, state: ServingState, seat: ListenerSeat, client: socket.socket, peer: Any) -> None:
+        """Take `client`, a non-blocking socket, and its address as ``accept`` gave it."""
+        self._state = state
+        self._seat = seat
+        self._client = client
+        self._fd = client.fileno()
+        self._phase = Phase.PEEKING
+        self._peeked = 0
+        self._wanted = 0
+        self._route: PlannedRoute | None = None
+        self._session: Any = None
+        self._connector: Connector | None = None
+        self._slot: UpstreamSlot | None = None
+        self._relay: TerminatedRelay | PassthroughRelay | None = None
+        self.peer = peer
+        self.server_name: bytes | None = None
+        self.timer_tick = 0
+
+    def start(self) -> None:
+        """Begin; everything may be over before this returns."""
+        state, seat = self._state, self._seat
+        state.ledger.opened(self, seat.slot)
+        if seat.max_connections and state.is_full(seat):
+            self._fail(Reason.MAX_CONNECTIONS)
+            return
+        state.host.wheel.schedule(self, seat.handshake_limit_s)
+        # The ClientHello often comes with the connection: looking first saves a turn of the event loop.
+        if not self._peek():
+            state.host.add_reader(self._fd, self._readable)
+
+    # Peeking
+
+    def _readable(self) -> None:
+        self._peek()
+
+    def _peek(self) -> bool:
+        """Look at what has arrived. False while there is nothing to decide on yet."""
+        try:
+            data = self._client.recv(max(self._wanted, FIRST_PEEK), socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._fail(Reason.CLIENT_RESET)
+            return True
+        if not data:
+            self._fail(Reason.CLIENT_LEFT)
+            return True
+        self._peeked = len(data)
+        try:
+            hello = client_hello.parse(data)
+        except client_hello.ClientHelloError as error:
+            self._fail(_PARSE_REASONS[type(error)], detail=str(error))
+            return True
+        if isinstance(hello, client_hello.Incomplete):
+            return self._wait_for(hello.needed)
+        if self._wanted:
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self._choose_route(hello)
+        return True
+
+    def _wait_for(self, needed: int) -> bool:
+        if self._wanted and self._peeked < self._wanted and has_closed(self._client):
+            self._fail(Reason.TRUNCATED_CLIENT_HELLO)
+            return True
+        if needed != self._wanted:
+            self._wanted = needed
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
+        return False
+
+    def _choose_route(self, hello: client_hello.ClientHello) -> None:
+        name = self.server_name = hello.server_name
+        state = self._state
+        route = self._route = state.plan.table.lookup(name)
+        if route is None:
+            self._refuse(Reason.NO_SNI if name is None else Reason.UNKNOWN_SNI)
+        elif route.rate:
+            self._phase = Phase.ADMITTING
+            state.host.remove_reader(self._fd)
+            state.limiter.admit(route.name, route.rate, route.burst, self._admitted)
+        else:
+            self._enter_route(route)
+
+    def _admitted(self, allowed: bool) -> None:
+        route = self._route
+        if self._phase is not Phase.ADMITTING or route is None:
+            return  # aborted while the limiter was asked
+        if allowed:
+            self._enter_route(route)
+        else:
+            self._fail(Reason.RATE_LIMITED)
+
+    def _enter_route(self, route: PlannedRoute) -> None:
+        if not route.terminate_tls:
+            self._connect(route)
+            return
+        index = self._seat.index
+        context = route.contexts[index] if 0 <= index < len(route.contexts) else None
+        if context is None:
+            self._refuse(Reason.NO_CERTIFICATE)
+            return
+        self._session = library.new_server_session(
+            self._state.base, context.pointer, context.verify, self._fd
+        )
+        self._phase = Phase.SHAKING
+        self._shake()
+        if self._phase is Phase.SHAKING:
+            self._state.host.add_reader(self._fd, self._shake)
+
+    # Handshake
+
+    def _shake(self) -> None:
+        session = self._session
+        returned: int = do_handshake(session)
+        if returned == 1:
+            ledger = self._state.ledger
+            ledger.count(HANDSHAKES)
+            if library.is_resumed(session):
+                ledger.count(RESUMED)
+            assert self._route is not None, "a handshake has a route"
+            self._connect(self._route)
+            return
+        outcome = library.outcome(session, returned)
+        if outcome == WANT_READ:
+            return
+        if outcome == WANT_WRITE:
+            self._state.host.add_writer(self._fd, self._shake_on)
+        elif outcome == library.FAILED:
+            detail = library.last_error()
+            refused = detail in _CERTIFICATE_ERRORS
+            reason = Reason.CLIENT_CERTIFICATE_REFUSED if refused else Reason.HANDSHAKE_FAILED
+            self._fail(reason, gently=True, detail=detail)
+        elif outcome == library.BROKEN and library.last_error() == "ECONNRESET":
+            self._fail(Reason.CLIENT_RESET)
+        else:
+            self._fail(Reason.HANDSHAKE_ABANDONED)
+
+    def _shake_on(self) -> None:
+        self._state.host.remove_writer(self._fd)
+        self._shake()
+
+    # Upstream
+
+    def _connect(self, route: PlannedRoute) -> None:
+        state = self._state
+        self._phase = Phase.CONNECTING
+        state.host.wheel.cancel(self)
+        self._connector = connector = Connector(state, route.balancer, self._connected, self._not_connected)
+        connector.start()
+        if self._phase is Phase.CONNECTING:
+            state.host.remove_reader(self._fd)
+
+    def _not_connected(self, reason: Reason, detail: str) -> None:
+        self._connector = None
+        self._fail(reason, detail=detail)
+
+    def _connected(self, upstream: socket.socket, slot: UpstreamSlot) -> None:
+        state, seat = self._state, self._seat
+        self._connector = None
+        self._slot = slot
+        self._phase = Phase.RELAYING
+        session, self._session = self._session, None
+        if session is None:
+            self._relay = relay = PassthroughRelay(
+                state.host, self, self._client, upstream, seat.idle_limit_s
+            )
+            relay.start()
+        else:
+            self._relay = terminated = TerminatedRelay(
+                state.host, self, session, self._client, upstream, seat.idle_limit_s
+            )
+            terminated.start()
+
+    # The end
+
+    def relay_closed(self, relay: TerminatedRelay | PassthroughRelay, reason: Reason | None) -> None:
+        """The relay is over, and has closed both sockets."""
+        self._relay = None
+        self._phase = Phase.CLOSED
+        ledger = self._state.ledger
+        ledger.moved(relay.bytes_up, relay.bytes_down)
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.active -= 1
+        if reason is not None:
+            upstream = slot.upstream.label if slot is not None else ""
+            ledger.failed(reason, upstream=upstream, **self._facts())
+        ledger.closed(self, self._seat.slot)
+
+    def on_timer(self) -> None:
+        """The time for everything before the relay is up."""
+        if self._phase is not Phase.PEEKING:
+            self._fail(Reason.HANDSHAKE_TIMEOUT)
+        elif self._peeked:
+            self._fail(Reason.CLIENT_HELLO_TIMEOUT)
+        else:
+            self._fail(Reason.CLIENT_SILENT)
+
+    def abort(self, reason: Reason) -> None:
+        """End at once, whatever the phase; both sides see a failure."""
+        if self._relay is not None:
+            self._relay.abort(reason)
+        else:
+            self._fail(reason)
+
+    def _refuse(self, reason: Reason) -> None:
+        """Answer a ClientHello that leads nowhere with an alert, so that the client can say what is wrong."""
+        self._fail(reason, gently=True, alert=_UNRECOGNIZED_NAME)
+
+    def _fail(self, reason: Reason, *, gently: bool = False, alert: bytes = b"", detail: str = "") -> None:
+        """Close before there is a relay: with a reset, or gently so that an alert arrives."""
+        if self._phase is Phase.CLOSED:
+            return
+        self._phase = Phase.CLOSED
+        state, client = self._state, self._client
+        state.host.wheel.cancel(self)
+        state.host.forget(self._fd)
+        if self._connector is not None:
+            self._connector.cancel()
+            self._connector = None
+        session, self._session = self._session, None
+        if session is not None:
+            library.free(session)
+        if gently:
+            close_after_alert(client, alert)
+        else:
+            reset_on_close(client)
+            client.close()
+        facts = self._facts()
+        if detail:
+            facts["detail"] = detail
+        state.ledger.failed(reason, **facts)
+        state.ledger.closed(self, self._seat.slot)
+
+    def _facts(self) -> dict[str, object]:
+        """What a log line says of this connection. Only called for connections that fail."""
+        facts: dict[str, object] = {"listener": self._seat.id, "peer": f"{self.peer[0]} {self.peer[1]}"}
+        if self.server_name is not None:
+            facts["sni"] = self.server_name.decode("ascii", "backslashreplace")
+        if self._route is not None:
+            facts["route"] = self._route.name
+        return facts

@@ -1,0 +1,210 @@
+"""From a route to a connected upstream socket: the least loaded upstream first, each tried at most once.
+
+An upstream that refuses, is missing, cannot be reached or does not answer in time is left for the next best one. A
+Unix socket whose backlog is full answers EAGAIN, which is neither a refusal nor a connection under way: the others
+are tried first, and then it is asked again every few milliseconds until its time limit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from symphony.config.model import UdsUpstream
+from symphony.connection.resolver import Address
+from symphony.connection.state import ServingState
+from symphony.observe.reasons import Reason
+from symphony.routing.balancer import Balancer, UpstreamSlot
+
+_BUSY_PAUSE_S = 0.05
+
+_REASONS = {
+    errno.ECONNREFUSED: Reason.UPSTREAM_REFUSED,
+    errno.ENOENT: Reason.UPSTREAM_MISSING,
+    errno.ETIMEDOUT: Reason.UPSTREAM_TIMEOUT,
+    errno.EAGAIN: Reason.UPSTREAM_BUSY,
+    errno.EMFILE: Reason.DESCRIPTOR_LIMIT,
+    errno.ENFILE: Reason.DESCRIPTOR_LIMIT,
+}
+
+_UNIX = int(socket.AF_UNIX)
+_TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+
+Connected = Callable[[socket.socket, UpstreamSlot], None]
+Failed = Callable[[Reason, str], None]
+
+
+class Connector:
+    """One search for an upstream. Calls `connected` or `failed` exactly once, unless cancelled.
+
+    The slot of the upstream being tried counts as active from the beginning of the attempt, so that a burst of
+    connections spreads; the slot handed to `connected` stays counted, and whoever takes it gives it back.
+    """
+
+    __slots__ = (
+        "_addresses",
+        "_balancer",
+        "_busy",
+        "_connected",
+        "_failed",
+        "_last",
+        "_slot",
+        "_sock",
+        "_state",
+        "_tried",
+        "_waiting_until",
+        "timer_tick",
+    )
+
+    def __init__(self, state: ServingState, balancer: Balancer, connected: Connected, failed: Failed) -> None:
+        self._state = state
+        self._balancer = balancer
+        self._connected = connected
+        self._failed = failed
+        self._tried: list[UpstreamSlot] = []
+        self._busy: list[UpstreamSlot] = []
+        self._slot: UpstreamSlot | None = None
+        self._sock: socket.socket | None = None
+        self._addresses: list[Address] = []
+        self._last: tuple[Reason, str] = (Reason.UPSTREAM_UNREACHABLE, "no upstream")
+        self._waiting_until = 0.0
+        self.timer_tick = 0
+
+    def start(self) -> None:
+        """Try the best upstream; the outcome may come before this returns."""
+        self._try_next()
+
+    def cancel(self) -> None:
+        """Forget the search: the client has gone."""
+        self._drop_attempt()
+
+    def _try_next(self) -> None:
+        slot = self._balancer.pick(self._tried)
+        if slot is None:
+            self._wait_for_busy()
+            return
+        self._tried.append(slot)
+        self._try(slot)
+
+    def _try(self, slot: UpstreamSlot) -> None:
+        self._slot = slot
+        slot.active += 1
+        upstream = slot.upstream
+        if isinstance(upstream, UdsUpstream):
+            self._addresses = []
+            self._connect((_UNIX, upstream.path))
+        else:
+            self._state.resolver.addresses(upstream.host, upstream.port, self._resolved)
+
+    def _resolved(self, addresses: Sequence[Address]) -> None:
+        slot = self._slot
+        if slot is None:  # cancelled while the name was looked up
+            return
+        if not addresses:
+            self._attempt_failed(Reason.UPSTREAM_UNRESOLVED)
+            return
+        self._addresses = list(addresses[1:])
+        self._connect(addresses[0])
+
+    def _connect(self, address: Address) -> None:
+        family, destination = address
+        try:
+            sock = socket.socket(family, _TYPE)
+        except OSError as error:
+            self._address_failed(error.errno or errno.EIO)
+            return
+        self._sock = sock
+        try:
+            if family != _UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            code = sock.connect_ex(destination)
+        except OSError as error:
+            code = error.errno or errno.EIO
+        if not code:
+            self._succeeded()
+        elif code == errno.EINPROGRESS:
+            slot = self._slot
+            assert slot is not None, "an attempt has a slot"
+            host = self._state.host
+            host.add_writer(sock.fileno(), self._writable)
+            host.wheel.schedule(self, slot.upstream.connect_timeout_ms / 1000)
+        else:
+            self._address_failed(code)
+
+    def _writable(self) -> None:
+        sock = self._sock
+        assert sock is not None, "a watched attempt has a socket"
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._address_failed(code)
+        else:
+            self._state.host.remove_writer(sock.fileno())
+            self._succeeded()
+
+    def on_timer(self) -> None:
+        """An attempt has taken too long, or busy upstreams are to be asked again."""
+        if self._sock is not None:
+            self._address_failed(errno.ETIMEDOUT)
+        else:
+            self._ask_busy_again()
+
+    def _succeeded(self) -> None:
+        sock, slot = self._sock, self._slot
+        assert sock is not None and slot is not None, "an attempt has a socket and a slot"
+        self._sock = self._slot = None
+        if self.timer_tick:
+            self._state.host.wheel.cancel(self)
+        self._connected(sock, slot)
+
+    def _address_failed(self, code: int) -> None:
+        self._close_socket()
+        if self._addresses and code != errno.EMFILE:
+            self._connect(self._addresses.pop(0))
+            return
+        self._attempt_failed(_REASONS.get(code, Reason.UPSTREAM_UNREACHABLE), os.strerror(code))
+
+    def _attempt_failed(self, reason: Reason, detail: str = "") -> None:
+        slot = self._slot
+        assert slot is not None, "an attempt has a slot"
+        slot.active -= 1
+        self._slot = None
+        if reason is Reason.UPSTREAM_BUSY:
+            self._busy.append(slot)
+        self._last = (reason, f"{slot.upstream.label}: {detail or reason.value}")
+        self._try_next()
+
+    def _wait_for_busy(self) -> None:
+        now = self._state.host.loop.time()
+        if not self._busy:
+            self._failed(*self._last)
+            return
+        if not self._waiting_until:
+            self._waiting_until = now + max(slot.upstream.connect_timeout_ms for slot in self._busy) / 1000
+        if now >= self._waiting_until:
+            self._failed(Reason.UPSTREAM_BUSY, self._busy[0].upstream.label)
+        else:
+            self._state.host.wheel.schedule(self, _BUSY_PAUSE_S)
+
+    def _ask_busy_again(self) -> None:
+        # A busy upstream has not been tried in the sense of the rule: it never saw the connection.
+        for slot in self._busy:
+            self._tried.remove(slot)
+        self._busy.clear()
+        self._try_next()
+
+    def _close_socket(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._state.host.forget(sock.fileno())
+            sock.close()
+        if self.timer_tick:
+            self._state.host.wheel.cancel(self)
+
+    def _drop_attempt(self) -> None:
+        self._close_socket()
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.active -= 1

@@ -1,0 +1,83 @@
+"""The book of one acceptor's connections: which are open, how many there were, and why some ended early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from structlog import get_logger
+
+from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, REASON_SLOT, CounterPage
+from symphony.observe.reasons import Reason
+from symphony.observe.throttle import Throttle
+
+LINES_PER_SECOND = 20.0
+
+log = get_logger("connection")
+
+_UPSTREAM_REASONS = frozenset(reason for reason in Reason if reason.value.startswith("upstream_"))
+
+
+class Abortable(Protocol):
+    """A connection, in whatever state."""
+
+    def abort(self, reason: Reason) -> None:
+        """End at once."""
+
+
+class Ledger:
+    """Counts into a shared page, and knows every open connection so that a stop can wait for them and end them.
+
+    `on_empty` is called whenever the last open connection is over.
+    """
+
+    __slots__ = ("_throttle", "on_empty", "open", "page", "values")
+
+    def __init__(self, page: CounterPage) -> None:
+        self.page = page
+        self.values = page.values
+        self.open: set[Abortable] = set()
+        self.on_empty: Callable[[], None] | None = None
+        self._throttle = Throttle(LINES_PER_SECOND)
+
+    def opened(self, connection: Abortable, listener_slot: int) -> None:
+        """A connection was accepted."""
+        values = self.values
+        values[ACCEPTED] += 1
+        values[ACTIVE] += 1
+        values[listener_slot] += 1
+        values[listener_slot + 1] += 1
+        self.open.add(connection)
+
+    def closed(self, connection: Abortable, listener_slot: int) -> None:
+        """A connection is over."""
+        values = self.values
+        values[ACTIVE] -= 1
+        values[listener_slot + 1] -= 1
+        self.open.discard(connection)
+        if self.on_empty is not None and not self.open:
+            self.on_empty()
+
+    def count(self, slot: int) -> None:
+        """Add one to a total that is no reason, such as HANDSHAKES."""
+        self.values[slot] += 1
+
+    def moved(self, up: int, down: int) -> None:
+        """Add the bytes of a connection."""
+        values = self.values
+        values[BYTES_UP] += up
+        values[BYTES_DOWN] += down
+
+    def failed(self, reason: Reason, **facts: object) -> None:
+        """Count why a connection ended early, and log it unless too many lines were logged just now.
+
+        What clients do wrong is told at level info, what upstreams do wrong at level warning.
+        """
+        self.values[REASON_SLOT[reason]] += 1
+        left_out = self._throttle.allow()
+        if left_out is None:
+            return
+        if left_out:
+            facts["left_out"] = left_out
+        level = log.warning if reason in _UPSTREAM_REASONS else log.info
+        level("connection_failed", reason=reason.value, **facts)

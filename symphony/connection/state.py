@@ -1,0 +1,82 @@
+"""What the connections of one acceptor share: the plan in service, the relay host, the totals, the limiter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from symphony.connection.ledger import Ledger
+from symphony.connection.resolver import Resolver
+from symphony.observe.counters import CounterPage
+from symphony.relay.host import RelayHost
+from symphony.routing.plan import Plan
+from symphony.tls.context import BaseContext
+
+
+class Limiter(Protocol):
+    """Decides whether one more connection may pass (:class:`symphony.protection.limiter.RouteLimiter`)."""
+
+    def admit(self, key: str, rate: float, burst: float, callback: Callable[[bool], None]) -> None:
+        """Call `callback` with the decision, at once or later, exactly once."""
+
+
+class ListenerSeat:
+    """A listener as one acceptor serves it; the settings follow the plan in service.
+
+    `index` is the listener's place in the plan, and so in every route's `contexts`.
+    """
+
+    __slots__ = ("address", "handshake_limit_s", "id", "idle_limit_s", "index", "max_connections", "slot")
+
+    def __init__(self, listener_id: str, address: str, slot: int) -> None:
+        self.id = listener_id
+        self.address = address
+        self.slot = slot
+        self.index = -1
+        self.max_connections = 0
+        self.idle_limit_s = 0.0
+        self.handshake_limit_s = 10.0
+
+    def follow(self, plan: Plan) -> None:
+        """Take the settings of `plan`; a listener that is not in it keeps what it has, and no route serves it."""
+        found = plan.listeners.get(self.id)
+        if found is None:
+            self.index = -1
+            return
+        self.index, entry = found
+        self.max_connections = entry.max_connections
+        self.idle_limit_s = entry.idle_timeout_ms / 1000
+        self.handshake_limit_s = entry.handshake_timeout_ms / 1000
+
+
+class ServingState:
+    """One per acceptor. `plan` is replaced as a whole."""
+
+    __slots__ = ("base", "host", "ledger", "limiter", "pages", "plan", "resolver")
+
+    def __init__(
+        self,
+        host: RelayHost,
+        base: BaseContext,
+        plan: Plan,
+        ledger: Ledger,
+        limiter: Limiter,
+        pages: Sequence[CounterPage],
+    ) -> None:
+        """`pages` are the totals of all acceptors; the one that `ledger` writes is among them."""
+        self.host = host
+        self.base: Any = base.pointer
+        self.plan = plan
+        self.ledger = ledger
+        self.limiter = limiter
+        self.pages = pages
+        self.resolver = Resolver(host.loop)
+
+    def is_full(self, seat: ListenerSeat) -> bool:
+        """Whether a listener holds more than its `max_connections`, the connection just counted included.
+
+        Each acceptor counts before it looks, so that two which accept at once may both refuse, but never both let
+        a connection through that is one too many.
+        """
+        slot = seat.slot + 1
+        return sum(page.values[slot] for page in self.pages) > seat.max_connections

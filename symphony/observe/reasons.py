@@ -1,0 +1,48 @@
+"""Why a connection ended early: the closed set of reasons that are counted and logged.
+
+The order is the order of the slots in shared memory (:mod:`symphony.observe.counters`); every process of a tree runs
+the same code, so new reasons may stand anywhere.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """A reason, by the name that logs, metrics and ``symphony status`` show."""
+
+    # Before the ClientHello is whole
+    CLIENT_LEFT = "client_left"  # closed without sending a byte, as port scanners and TCP health checks do
+    CLIENT_SILENT = "client_silent"  # sent nothing within the handshake's time limit
+    TRUNCATED_CLIENT_HELLO = "truncated_client_hello"  # closed in the middle of it
+    CLIENT_HELLO_TIMEOUT = "client_hello_timeout"  # stopped in the middle of it
+    NOT_TLS = "not_tls"
+    MALFORMED_CLIENT_HELLO = "malformed_client_hello"
+    OVERSIZED_CLIENT_HELLO = "oversized_client_hello"
+    # Admission and routing
+    MAX_CONNECTIONS = "max_connections"
+    DESCRIPTOR_LIMIT = "descriptor_limit"
+    RATE_LIMITED = "rate_limited"
+    NO_SNI = "no_sni"
+    UNKNOWN_SNI = "unknown_sni"
+    NO_CERTIFICATE = "no_certificate"
+    # Handshake
+    HANDSHAKE_FAILED = "handshake_failed"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    HANDSHAKE_ABANDONED = "handshake_abandoned"
+    CLIENT_CERTIFICATE_REFUSED = "client_certificate_refused"
+    # Upstream
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_MISSING = "upstream_missing"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_BUSY = "upstream_busy"
+    UPSTREAM_UNRESOLVED = "upstream_unresolved"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    # While bytes flow
+    CLIENT_RESET = "client_reset"
+    UPSTREAM_RESET = "upstream_reset"
+    TLS_ERROR = "tls_error"
+    IDLE_TIMEOUT = "idle_timeout"
+    DRAIN_TIMEOUT = "drain_timeout"
+    INTERNAL_ERROR = "internal_error"

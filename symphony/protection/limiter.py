@@ -1,0 +1,70 @@
+"""An acceptor's question whether a connection may be let in, answered with or without the rate limiter.
+
+While the rate limiter answers, its one bucket per route is exact over all acceptors. When it is down or does
+not answer in time, this acceptor decides with a bucket of its own that has its share of the limits. A
+question that came to nothing may still have taken a token there, and never grants one here beyond the share:
+what all of them let in is at most the limiter's allowance and the shares added up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from symphony.mailbox.client import MailboxClient
+from symphony.messages.limiter import Acquire, Denied, Granted, LimiterReply
+from symphony.protection.token_bucket import BucketTable
+
+ANSWER_WITHIN_S = 0.05
+_CAPACITY = 65536
+
+
+class RouteLimiter:
+    """Asks the rate limiter through `client`; `acceptors` is how many processes share the limits.
+
+    `asked`, `decided_here` and `denied` count questions, those without the limiter's answer, and refusals.
+    """
+
+    __slots__ = ("_client", "_clock", "_local", "_share", "asked", "decided_here", "denied")
+
+    def __init__(
+        self, client: MailboxClient, acceptors: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if acceptors < 1:
+            raise ValueError("limits are shared by at least one acceptor")
+        self._client = client
+        self._clock = clock
+        self._share = 1.0 / acceptors
+        self._local = BucketTable(_CAPACITY)
+        self.asked = 0
+        self.decided_here = 0
+        self.denied = 0
+
+    def admit(self, key: str, rate: float, burst: float, callback: Callable[[bool], None]) -> None:
+        """Call `callback` with whether one more connection of `key` may come in, now or within 50 ms.
+
+        `rate` is in connections a second, `burst` how many at once (at least 1).
+        """
+        self.asked += 1
+
+        def answered(reply: LimiterReply | None) -> None:
+            if type(reply) is Granted:
+                callback(True)
+            elif type(reply) is Denied:
+                self.denied += 1
+                callback(False)
+            else:
+                callback(self._decide(key, rate, burst))
+
+        self._client.request(Acquire(key, rate, burst), answered, ANSWER_WITHIN_S)
+
+    def _decide(self, key: str, rate: float, burst: float) -> bool:
+        self.decided_here += 1
+        burst_share = burst * self._share
+        # A share below one token could never let anything in. Such a bucket holds one token, but begins with its
+        # share, so that over all acceptors no more than the route's burst is there when the limiter is lost.
+        wait = self._local.take(key, rate * self._share, max(1.0, burst_share), self._clock(), burst_share)
+        if wait > 0.0:
+            self.denied += 1
+            return False
+        return True

@@ -1,0 +1,127 @@
+"""Readiness of connections' descriptors: an epoll instance of our own, itself watched by the event loop.
+
+Why not the event loop's ``add_reader``. uvloop stands on libuv, and libuv stops watching a descriptor for good when the
+kernel reports an error on it (EPOLLERR), without calling the handler: a connection that is reset while it is only read
+would hang until its idle limit. Here an error or a hang-up calls whatever handler there is, again and again while it
+lasts, and the read or write that follows tells what happened. It also costs less: no handle object and no context per
+descriptor, and one turn of the event loop serves all descriptors that are ready.
+
+Rules:
+
+1. A descriptor with no handler is not in the epoll set: the kernel would report hang-ups all the same.
+2. :meth:`Poller.forget` is for a descriptor that is closed next: closing takes it out of the set, which saves the
+   system call. The process must not fork while connections are open, or the copy would keep the descriptor in the set.
+3. Events are fetched in batches. A handler may close a descriptor that a later event of the batch is about, and the
+   number may be in use again by then: events for descriptors that were added during the batch are passed over.
+   Readiness is level-triggered, so a true one is reported again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+
+Handler = Callable[[], None]
+OnError = Callable[[BaseException], None]
+
+_IN = select.EPOLLIN
+_OUT = select.EPOLLOUT
+_READS = ~_OUT
+_WRITES = ~_IN
+BATCH = 256
+
+
+class Poller:
+    """Calls handlers when descriptors are ready. One per process."""
+
+    __slots__ = ("_epoll", "_fresh", "_loop", "_masks", "_on_error", "_readers", "_writers")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_error: OnError) -> None:
+        """`on_error` is called with what a handler raised; the other handlers go on."""
+        self._loop = loop
+        self._on_error = on_error
+        self._epoll = select.epoll()
+        self._masks: dict[int, int] = {}
+        self._readers: dict[int, Handler] = {}
+        self._writers: dict[int, Handler] = {}
+        self._fresh: set[int] = set()
+        loop.add_reader(self._epoll.fileno(), self._dispatch)
+
+    def add_reader(self, descriptor: int, handler: Handler) -> None:
+        """Call `handler` while `descriptor` is readable, instead of what was called before."""
+        self._readers[descriptor] = handler
+        mask = self._masks.get(descriptor, 0)
+        if not mask & _IN:
+            self._set(descriptor, mask, mask | _IN)
+
+    def add_writer(self, descriptor: int, handler: Handler) -> None:
+        """Call `handler` while `descriptor` is writable, instead of what was called before."""
+        self._writers[descriptor] = handler
+        mask = self._masks.get(descriptor, 0)
+        if not mask & _OUT:
+            self._set(descriptor, mask, mask | _OUT)
+
+    def remove_reader(self, descriptor: int) -> None:
+        """Stop watching `descriptor` for reading, watched or not."""
+        mask = self._masks.get(descriptor, 0)
+        if mask & _IN:
+            del self._readers[descriptor]
+            self._set(descriptor, mask, mask & ~_IN)
+
+    def remove_writer(self, descriptor: int) -> None:
+        """Stop watching `descriptor` for writing, watched or not."""
+        mask = self._masks.get(descriptor, 0)
+        if mask & _OUT:
+            del self._writers[descriptor]
+            self._set(descriptor, mask, mask & ~_OUT)
+
+    def forget(self, descriptor: int) -> None:
+        """Forget a descriptor that the caller closes before it does anything else (rule 2)."""
+        mask = self._masks.pop(descriptor, 0)
+        if mask & _IN:
+            del self._readers[descriptor]
+        if mask & _OUT:
+            del self._writers[descriptor]
+
+    def close(self) -> None:
+        """Stop for good."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._masks.clear()
+        self._readers.clear()
+        self._writers.clear()
+
+    def _set(self, descriptor: int, before: int, after: int) -> None:
+        if not before:
+            self._epoll.register(descriptor, after)
+            self._fresh.add(descriptor)
+        elif after:
+            self._epoll.modify(descriptor, after)
+        else:
+            self._epoll.unregister(descriptor)
+            del self._masks[descriptor]
+            return
+        self._masks[descriptor] = after
+
+    def _dispatch(self) -> None:
+        fresh = self._fresh
+        fresh.clear()
+        find_reader, find_writer = self._readers.get, self._writers.get
+        for descriptor, events in self._epoll.poll(0, BATCH):
+            if fresh and descriptor in fresh:
+                continue
+            if events & _READS:
+                handler = find_reader(descriptor)
+                if handler is not None:
+                    try:
+                        handler()
+                    except Exception as error:  # noqa: BLE001 - told; the other descriptors are not to suffer
+                        self._on_error(error)
+            if events & _WRITES:
+                handler = find_writer(descriptor)
+                if handler is not None and not (fresh and descriptor in fresh):
+                    try:
+                        handler()
+                    except Exception as error:  # noqa: BLE001 - as above
+                        self._on_error(error)

@@ -1,0 +1,64 @@
+"""The few socket options and endings that every relay needs."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+import termios
+
+_LINGER_NONE = struct.pack("ii", 1, 0)
+_TCP_STATE_OFFSET = 0
+_STILL_OPEN = frozenset({1, 4, 5})  # ESTABLISHED and our own FIN_WAIT states: the peer may still send
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Make ``close`` send a reset on TCP; a Unix socket has no such thing and is left as it is."""
+    if sock.family != socket.AF_UNIX:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+        except OSError:
+            pass  # closed or reset by the peer already: there is nobody left to tell
+
+
+def shut_writing(sock: socket.socket) -> None:
+    """Pass on the end of a direction; a peer that has gone already needs no telling."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def undelivered(sock: socket.socket) -> int:
+    """How many bytes a TCP peer has not acknowledged yet (tcp(7), SIOCOUTQ); 0 when there is no telling."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
+def has_closed(sock: socket.socket) -> bool:
+    """Whether a TCP peer has ended its direction, told by the kernel (tcp(7), TCP_INFO), with bytes unread or not."""
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[_TCP_STATE_OFFSET]
+    except OSError:
+        return True
+    return state not in _STILL_OPEN
+
+
+def close_after_alert(sock: socket.socket, alert: bytes = b"") -> None:
+    """Close so that an alert, given or already sent, reaches the peer.
+
+    Closing a socket that has unread bytes sends a reset, and a reset makes the peer's kernel throw away what it has
+    not read yet, the alert included. So what has arrived is read first.
+    """
+    try:
+        while len(sock.recv(65536)) == 65536:
+            pass
+        if alert:
+            sock.send(alert)
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # reset by the peer meanwhile: there is nobody left to tell
+    sock.close()
