@@ -1,0 +1,290 @@
+"""An acceptor: accepts connections on its own listening sockets and carries them to the upstreams.
+
+It takes snapshots from the registry's mailbox and goes on with what it has while the registry is away; one that starts
+while the registry is silent begins with the snapshot on disk. Limits it asks of the rate limiter, load of the CPU
+sampler; neither is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from structlog import get_logger
+
+from actors.runtime import Actor, Birth, CannotRun, run_actor
+from symphony.connection.accepting import AcceptLoop
+from symphony.connection.adoption import ADOPT_AFTER_S, Neighbourhood
+from symphony.connection.housekeeping import GarbageClock
+from symphony.connection.ledger import Ledger
+from symphony.connection.state import ListenerSeat, ServingState
+from symphony.mailbox.address import mailbox_path
+from symphony.mailbox.client import MailboxClient
+from symphony.mailbox.server import MailboxServer, Sender
+from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, AcceptorRequest, ListenerTotals
+from symphony.messages.limiter import LimiterReply
+from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
+from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
+from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, CounterPage
+from symphony.observe.reasons import Reason
+from symphony.protection.limiter import RouteLimiter
+from symphony.relay.host import RelayHost, owner_of
+from symphony.routing.plan import Plan, Planner
+from symphony.routing.snapshot import Snapshot
+from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError
+from symphony.tls.context import BaseContext
+
+REGISTRY_ANSWERS_WITHIN_S = 0.25
+FIRST_SNAPSHOT_WITHIN_S = 5.0
+ABORT_BEFORE_END_S = 0.25
+"""How long before its grace is over a stopping acceptor ends what is still open, so that it can say so."""
+
+log = get_logger("acceptor")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorSettings:
+    """What an acceptor is given by the process that forked it.
+
+    `sockets` maps a listener's id to its listening sockets, one per acceptor; `addresses` to its address as bound;
+    `pages` and `names` have one entry per acceptor. `index` is this acceptor's place in all of them.
+    """
+
+    runtime_dir: str
+    index: int
+    names: tuple[str, ...]
+    sockets: Mapping[str, Sequence[socket.socket]]
+    addresses: Mapping[str, str]
+    base: BaseContext
+    pages: Sequence[CounterPage]
+    registry: str = "route-registry"
+    limiter: str = "rate-limiter"
+    sampler: str = "cpu-sampler"
+
+
+class Acceptor(Actor):
+    """Answers DescribeAcceptor; everything else it does on its listening sockets."""
+
+    def __init__(self, settings: AcceptorSettings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._page = settings.pages[settings.index]
+        self._neighbours = Neighbourhood(settings.index, len(settings.names))
+        self._planner = Planner()
+        self._state: ServingState | None = None
+        self._own: list[AcceptLoop] = []
+        self._adopted: dict[int, list[AcceptLoop]] = {}
+        self._stopping = False
+        self._newest: Snapshot | None = None
+        self._arrived = asyncio.Event()
+        self._applying: asyncio.Task[None] | None = None
+        self._seats = [
+            ListenerSeat(id, settings.addresses[id], self._page.listener_slot(id)) for id in settings.sockets
+        ]
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_report)
+        self._loop = loop
+        self._garbage = GarbageClock(loop)
+        self.mailbox = MailboxServer(mailbox_path(settings.runtime_dir, name), AcceptorRequest, self._answer)
+
+        def client(actor: str, replies: Any) -> MailboxClient:
+            return MailboxClient(mailbox_path(settings.runtime_dir, actor), replies, name=actor)
+
+        self._registry = client(settings.registry, RegistryReply)
+        self._registry.on_up = self._subscribe_routes
+        self._registry.on_push = self._take_routes
+        self._limiter = client(settings.limiter, LimiterReply)
+        self._sampler = client(settings.sampler, SamplerReply)
+        self._sampler.on_up = self._subscribe_cpu
+        self._sampler.on_push = self._take_samples
+
+    async def start(self) -> None:
+        """Get a first snapshot and begin to accept."""
+        self._page.forget_active()
+        for client in (self._registry, self._limiter, self._sampler):
+            client.start()
+        plan = await self._planner.build(await self._first_snapshot())
+        settings = self._settings
+        limiter = RouteLimiter(self._limiter, len(settings.names))
+        host = RelayHost(self._loop, plan.read_buffer_size, _end_owner)
+        ledger = Ledger(self._page)
+        self._state = ServingState(host, settings.base, plan, ledger, limiter, settings.pages)
+        self._enter_service(plan)
+        self._own = self._loops(settings.index)
+        self._applying = self._loop.create_task(self._apply_snapshots(), name="apply snapshots")
+        self._garbage.start()
+
+    async def _first_snapshot(self) -> Snapshot:
+        """What the registry publishes, or what it left on disk when it does not answer."""
+        if await self._has_arrived(REGISTRY_ANSWERS_WITHIN_S) is None:
+            try:
+                stored = SnapshotStore(self._settings.runtime_dir).load()
+            except SnapshotStoreError as error:
+                log.error("stored_snapshot_unusable", error=str(error))
+                stored = None
+            if stored is not None and self._newest is None:
+                self._newest = stored.snapshot
+                log.warning(
+                    "registry_silent", serving="the snapshot on disk", version=stored.snapshot.version
+                )
+        snapshot = self._newest or await self._has_arrived(FIRST_SNAPSHOT_WITHIN_S)
+        if snapshot is None:
+            raise CannotRun("no snapshot from the route registry, and none on disk")
+        return snapshot
+
+    async def _has_arrived(self, timeout_s: float) -> Snapshot | None:
+        try:
+            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+        except TimeoutError:
+            pass
+        return self._newest
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting, wait for the open connections, and end those that outlast the grace."""
+        self._stopping = True
+        self._give_back(frozenset())
+        for loop in self._own:
+            loop.stop(take_waiting=True)
+        state = self._state
+        if state is not None:
+            await self._drain(state, grace - ABORT_BEFORE_END_S)
+            state.resolver.close()
+            state.host.close()
+        if self._applying is not None:
+            self._applying.cancel()
+        self._garbage.stop()
+        for client in (self._registry, self._limiter, self._sampler):
+            await client.close()
+
+    async def _drain(self, state: ServingState, patience_s: float) -> None:
+        ledger = state.ledger
+        emptied = asyncio.Event()
+        ledger.on_empty = emptied.set
+        if ledger.open:
+            try:
+                await asyncio.wait_for(emptied.wait(), max(0.0, patience_s))
+            except TimeoutError:
+                log.warning("drain_timeout", ended=len(ledger.open))
+                for connection in tuple(ledger.open):
+                    connection.abort(Reason.DRAIN_TIMEOUT)
+
+    def sibling(self, name: str, up: bool) -> None:
+        """Adopt the sockets of a neighbour that is gone, once its successor has had its chance; give them back."""
+        if name not in self._settings.names or self._stopping:
+            return
+        index = self._settings.names.index(name)
+        if up:
+            self._neighbours.mark_up(index)
+            self._give_back(self._neighbours.duties())
+        else:
+            self._neighbours.mark_down(index)
+            self._loop.call_later(ADOPT_AFTER_S, self._adopt)
+
+    def _adopt(self) -> None:
+        if self._stopping or self._state is None:
+            return
+        for index in self._neighbours.duties() - self._adopted.keys():
+            log.info("adopting", sockets_of=self._settings.names[index])
+            self._adopted[index] = self._loops(index)
+
+    def _give_back(self, duties: frozenset[int]) -> None:
+        for index in self._adopted.keys() - duties:
+            log.info("giving_back", sockets_of=self._settings.names[index])
+            for loop in self._adopted.pop(index):
+                loop.stop()
+
+    def _loops(self, index: int) -> list[AcceptLoop]:
+        """Start to accept on the sockets of acceptor `index`."""
+        assert self._state is not None, "accepting needs a plan"
+        loops = [
+            AcceptLoop(self._state, seat, self._settings.sockets[seat.id][index]) for seat in self._seats
+        ]
+        for loop in loops:
+            loop.start()
+        return loops
+
+    def _subscribe_routes(self) -> None:
+        version = self._newest.version if self._newest is not None else 0
+        self._registry.cast(SubscribeRoutes(self._name, version))
+        self._acknowledge()
+
+    def _subscribe_cpu(self) -> None:
+        self._sampler.cast(SubscribeCpu(self._name))
+
+    def _take_routes(self, message: RegistryReply) -> None:
+        if isinstance(message, RoutesPublished):
+            self._newest = message.snapshot
+            self._arrived.set()
+
+    async def _apply_snapshots(self) -> None:
+        """Serve the newest snapshot; those that arrive while one is being built are passed over but for the last."""
+        state = self._state
+        assert state is not None, "snapshots are applied once there is a plan"
+        self._acknowledge()
+        while True:
+            snapshot = self._newest
+            if snapshot is None or snapshot.version == state.plan.version:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            self._enter_service(await self._planner.build(snapshot))
+            log.info("snapshot_applied", version=snapshot.version, routes=len(state.plan.table))
+            self._acknowledge()
+
+    def _enter_service(self, plan: Plan) -> None:
+        state = self._state
+        assert state is not None, "a plan needs a state to serve in"
+        state.plan = plan
+        state.host.resize_buffer(plan.read_buffer_size)
+        for seat in self._seats:
+            seat.follow(plan)
+
+    def _acknowledge(self) -> None:
+        if self._state is not None:
+            self._registry.cast(SnapshotApplied(self._name, self._state.plan.version))
+
+    def _take_samples(self, message: SamplerReply) -> None:
+        if isinstance(message, CpuReport):
+            self._planner.upstreams.take_samples(message.samples)
+
+    def _answer(self, message: AcceptorRequest, sender: Sender) -> AcceptorReply:
+        values = self._page.values
+        plan = self._state.plan if self._state is not None else None
+        return AcceptorDescription(
+            name=self._name,
+            version=plan.version if plan is not None else 0,
+            routes=len(plan.table) if plan is not None else 0,
+            contexts=self._planner.contexts,
+            listeners=tuple(
+                ListenerTotals(seat.id, seat.address, values[seat.slot], values[seat.slot + 1])
+                for seat in self._seats
+            ),
+            accepted=values[ACCEPTED],
+            active=values[ACTIVE],
+            bytes_up=values[BYTES_UP],
+            bytes_down=values[BYTES_DOWN],
+            errors=self._page.errors(),
+            adopted=tuple(self._settings.names[index] for index in sorted(self._adopted)),
+        )
+
+
+def _end_owner(error: BaseException) -> None:
+    """End the connection whose handler failed: its descriptor stays ready, and it would fail for ever."""
+    log.error("handler_failed", exc_info=error)
+    owner = owner_of(error)
+    if owner is not None:
+        owner.abort(Reason.INTERNAL_ERROR)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The event loop's exception handler: for what no handler of a connection raised."""
+    error = context.get("exception")
+    log.error("callback_failed", during=context.get("message"), exc_info=error)
+
+
+def run_acceptor(birth: Birth, settings: AcceptorSettings) -> None:
+    """Be an acceptor's process."""
+    run_actor(birth, lambda: Acceptor(settings, birth.name))

@@ -1,0 +1,173 @@
+"""The route registry: owns the configuration, and publishes whole snapshots of it.
+
+Subscribers get the present snapshot at once and every later one as it comes. A subscriber that is gone subscribes
+again by itself when it is back; nothing is kept for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from actors.runtime import Actor, Birth, CannotRun, run_actor
+from symphony.config.problem import ConfigError, Severity
+from symphony.mailbox.address import mailbox_path
+from symphony.mailbox.server import MailboxServer, Sender
+from symphony.messages.registry import (
+    ConfigDescription,
+    DescribeConfig,
+    RegistryReply,
+    RegistryRequest,
+    Reload,
+    ReloadDone,
+    RoutesPublished,
+    SnapshotApplied,
+    Subscribed,
+    SubscribeRoutes,
+    SubscribeTargets,
+    TargetsPublished,
+)
+from symphony.routing.snapshot_keeper import SnapshotKeeper, first_error, sampled_threads
+from symphony.routing.snapshot_store import SnapshotStore
+
+NAME = "route-registry"
+# Unread bytes above which a subscriber is dropped: more than two snapshots of the largest frame a client takes.
+_HIGH_WATER = 160 << 20
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """`overrides` are top-level keys that stand above those of the file at `config_file`."""
+
+    runtime_dir: str
+    config_file: str
+    overrides: Mapping[str, object] | None = None
+
+
+class RouteRegistry(Actor):
+    """Answers all of :data:`RegistryRequest`; pushes RoutesPublished and TargetsPublished."""
+
+    def __init__(self, settings: RegistrySettings, name: str, incarnation: int) -> None:
+        self._first_life = incarnation == 1
+        store = SnapshotStore(settings.runtime_dir)
+        self._keeper = SnapshotKeeper(settings.config_file, store, os.getppid(), settings.overrides)
+        self._targets: tuple[tuple[int, int], ...] = ()
+        self._route_subscribers: dict[Sender, str] = {}
+        self._target_subscribers: dict[Sender, str] = {}
+        self._applied: dict[str, int] = {}
+        self._reading = asyncio.Lock()
+        path = mailbox_path(settings.runtime_dir, name)
+        self.mailbox = MailboxServer(path, RegistryRequest, self._answer, high_water=_HIGH_WATER)
+
+    async def start(self) -> None:
+        """Read the configuration, or go on from the stored one."""
+        keeper = self._keeper
+        try:
+            keeper.begin(await asyncio.to_thread(keeper.read), self._first_life)
+        except ConfigError as error:
+            raise CannotRun(first_error(error)) from None
+        self._targets = sampled_threads(keeper.current)
+        self._log_problems()
+        log.info("configuration served", version=keeper.current.version, routes=len(keeper.current.routes))
+
+    def _answer(
+        self, message: RegistryRequest, sender: Sender
+    ) -> RegistryReply | Awaitable[RegistryReply] | None:
+        match message:
+            case SubscribeRoutes(name, version):
+                return self._subscribe_routes(sender, name, version)
+            case SubscribeTargets(name):
+                self._enter(self._target_subscribers, sender, name)
+                self._later(sender, TargetsPublished(self._targets))
+                return Subscribed(self._keeper.current.version)
+            case SnapshotApplied(name, version):
+                if self._route_subscribers.get(sender) == name:
+                    self._applied[name] = version
+                return None
+            case Reload():
+                return self._reload()
+            case DescribeConfig():
+                return self._describe()
+
+    def _subscribe_routes(self, sender: Sender, name: str, version: int) -> Subscribed:
+        self._enter(self._route_subscribers, sender, name)
+        if version:
+            self._applied[name] = version
+        if self._keeper.outgrow(version):
+            log.warning("subscriber had a later version", subscriber=name, version=version)
+            self._publish(but=sender)
+        if version != self._keeper.current.version:
+            self._later(sender, RoutesPublished(self._keeper.current))
+        return Subscribed(self._keeper.current.version)
+
+    def _enter(self, subscribers: dict[Sender, str], sender: Sender, name: str) -> None:
+        if sender not in subscribers:
+            sender.on_close(lambda: self._leave(subscribers, sender))
+        subscribers[sender] = name
+
+    def _leave(self, subscribers: dict[Sender, str], sender: Sender) -> None:
+        name = subscribers.pop(sender)
+        # Its successor may have subscribed before the end of its own connection was seen.
+        if subscribers is self._route_subscribers and name not in subscribers.values():
+            self._applied.pop(name, None)
+
+    @staticmethod
+    def _later(sender: Sender, message: RoutesPublished | TargetsPublished) -> None:
+        """Push after the reply to the subscription."""
+        asyncio.get_running_loop().call_soon(sender.push, message)
+
+    async def _reload(self) -> ReloadDone:
+        async with self._reading:
+            loaded = await asyncio.to_thread(self._keeper.read)
+            done = self._keeper.reload(loaded)
+        if done.changed:
+            self._publish()
+        self._log_problems()
+        log.info(
+            "configuration reloaded",
+            version=self._keeper.current.version,
+            changed=done.changed,
+            kept=list(done.kept),
+            left_out=list(done.left_out),
+        )
+        return ReloadDone(self._keeper.current.version, done.changed, done.kept, done.problems)
+
+    def _publish(self, but: Sender | None = None) -> None:
+        current = self._keeper.current
+        published = RoutesPublished(current)
+        for sender in tuple(self._route_subscribers):
+            if sender is not but:
+                sender.push(published)
+        targets = sampled_threads(current)
+        if targets != self._targets:
+            self._targets = targets
+            for sender in tuple(self._target_subscribers):
+                sender.push(TargetsPublished(targets))
+
+    def _describe(self) -> ConfigDescription:
+        keeper = self._keeper
+        return ConfigDescription(
+            keeper.current.version,
+            keeper.file,
+            len(keeper.current.routes),
+            keeper.current.listeners,
+            keeper.loaded_at,
+            dict(self._applied),
+            keeper.problems,
+        )
+
+    def _log_problems(self) -> None:
+        for problem in self._keeper.problems:
+            write = log.warning if problem.severity is Severity.WARNING else log.error
+            write("configuration problem", file=self._keeper.file, place=problem.place, problem=problem.text)
+
+
+def run_route_registry(birth: Birth, settings: RegistrySettings) -> None:
+    """Be the route registry's process."""
+    run_actor(birth, lambda: RouteRegistry(settings, birth.name, birth.incarnation))

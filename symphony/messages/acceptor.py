@@ -1,0 +1,40 @@
+"""An acceptor's mailbox."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from symphony.mailbox.envelope import Refused
+
+
+class DescribeAcceptor(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for :class:`AcceptorDescription`."""
+
+
+class ListenerTotals(Struct, frozen=True, array_like=True):
+    """One listener of one acceptor. `address` is as bound; `accepted` counts since the tree started."""
+
+    id: str
+    address: str
+    accepted: int
+    active: int
+
+
+class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
+    """What one acceptor does now. `errors` maps a reason to how many connections it ended since the tree started."""
+
+    name: str
+    version: int
+    routes: int
+    contexts: int
+    listeners: tuple[ListenerTotals, ...]
+    accepted: int
+    active: int
+    bytes_up: int
+    bytes_down: int
+    errors: dict[str, int]
+    adopted: tuple[str, ...]
+
+
+AcceptorRequest = DescribeAcceptor
+AcceptorReply = AcceptorDescription | Refused

@@ -1,0 +1,88 @@
+"""The route registry's mailbox."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from symphony.config.problem import Problem
+from symphony.mailbox.envelope import Refused
+from symphony.routing.snapshot import ListenerEntry, Snapshot
+
+
+class SubscribeRoutes(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for every :class:`RoutesPublished` from now on, beginning with the present one.
+
+    `subscriber` is the asking actor's name, `version` the snapshot it already serves (0 for none): a snapshot of
+    that version is not sent again.
+    """
+
+    subscriber: str
+    version: int
+
+
+class SubscribeTargets(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for every :class:`TargetsPublished` from now on, beginning with the present one."""
+
+    subscriber: str
+
+
+class SnapshotApplied(Struct, frozen=True, array_like=True, tag=True):
+    """An acceptor serves snapshot `version` now."""
+
+    subscriber: str
+    version: int
+
+
+class Reload(Struct, frozen=True, array_like=True, tag=True):
+    """Read the configuration file again; answered by :class:`ReloadDone`."""
+
+
+class DescribeConfig(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for :class:`ConfigDescription`."""
+
+
+class RoutesPublished(Struct, frozen=True, array_like=True, tag=True):
+    """A whole snapshot, to be taken as one."""
+
+    snapshot: Snapshot
+
+
+class TargetsPublished(Struct, frozen=True, array_like=True, tag=True):
+    """The threads whose CPU load counts for balancing, as (pid, tid) pairs."""
+
+    targets: tuple[tuple[int, int], ...]
+
+
+class Subscribed(Struct, frozen=True, array_like=True, tag=True):
+    """The subscription stands; the present version follows as a push unless the subscriber has it."""
+
+    version: int
+
+
+class ReloadDone(Struct, frozen=True, array_like=True, tag=True):
+    """What came of a reload.
+
+    `changed` is false when the file said what is already served, or when it could not be used at all (then some
+    problem is an error). `kept` names the routes that stay at their last good version.
+    """
+
+    version: int
+    changed: bool
+    kept: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+class ConfigDescription(Struct, frozen=True, array_like=True, tag=True):
+    """What the registry serves now. `loaded_at` is in seconds since the epoch; `applied` maps acceptor to version."""
+
+    version: int
+    file: str
+    routes: int
+    listeners: tuple[ListenerEntry, ...]
+    loaded_at: float
+    applied: dict[str, int]
+    problems: tuple[Problem, ...]
+
+
+RegistryRequest = SubscribeRoutes | SubscribeTargets | SnapshotApplied | Reload | DescribeConfig
+RegistryReply = RoutesPublished | TargetsPublished | Subscribed | ReloadDone | ConfigDescription | Refused
