@@ -1,0 +1,262 @@
+"""The supervisor: carries out what the tree decides, and tells the tree what happens.
+
+It knows children, not what they are for. It is one thread and one asyncio loop, and forks from within it: the running
+loop is the parent's alone (asyncio remembers the process it runs in), and without threads no lock is held by anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+from structlog import get_logger
+
+from supervisor.action import (
+    AbandonProcess,
+    Action,
+    AskToStop,
+    Exit,
+    Finish,
+    KillProcess,
+    Outcome,
+    Report,
+    StartProcess,
+    TellSibling,
+)
+from supervisor.messages import (
+    ChildDescription,
+    DescribeTree,
+    Stopping,
+    StopTree,
+    TreeDescription,
+    TreeReply,
+    TreeRequest,
+)
+from supervisor.process import ChildProcess, spawn
+from supervisor.spec import GroupSpec
+from supervisor.tree import Tree
+from symphony.mailbox.framing import FrameDecoder, FrameError
+from symphony.mailbox.lifeline import (
+    MAX_LIFELINE_FRAME,
+    ChildBeat,
+    ChildFailed,
+    ChildReady,
+    SiblingDown,
+    SiblingUp,
+    StopChild,
+    decode_child,
+    encode_lifeline,
+)
+from symphony.mailbox.server import MailboxServer, Sender
+
+LATE_REAP_S = 0.05
+_RECEIVE = 65536
+
+log = get_logger("supervisor")
+
+
+class Supervisor:
+    """Runs one tree. `on_ready` is called once, when every child has become ready for the first time."""
+
+    def __init__(
+        self, root: GroupSpec, mailbox_path: str, *, on_ready: Callable[[], None] | None = None
+    ) -> None:
+        self._tree = Tree(root)
+        self._on_ready = on_ready
+        self._started_at = 0.0
+        self._children: dict[str, ChildProcess] = {}
+        self._frames: dict[str, FrameDecoder] = {}
+        self._depths: dict[str, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._finished: asyncio.Future[Outcome]
+        self._mailbox = MailboxServer(mailbox_path, TreeRequest, self._answer)
+
+    async def run(self) -> Outcome:
+        """Start everything, and return when nothing runs any more."""
+        self._loop = asyncio.get_running_loop()
+        self._finished = self._loop.create_future()
+        self._started_at = time.time()
+        await self._mailbox.start()
+        # Frozen, the modules' objects are not walked by any child's collector, and so stay shared with it.
+        gc.collect()
+        gc.freeze()
+        try:
+            self._tree.begin(self._now())
+            self._act()
+            return await self._finished
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for name in tuple(self._children):
+                self._children[name].kill()
+                self._release(name)
+            await self._mailbox.close()
+
+    def request_stop(self, grace_s: float | None = None) -> None:
+        """Stop the tree, giving no child more than `grace_s`; called a second time: kill what is left."""
+        self._tree.stop(grace_s, self._now())
+        self._act()
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    # Actions
+
+    def _act(self) -> None:
+        """Carry out actions until the tree wants nothing more, then set the timer for its next deadline."""
+        while actions := self._tree.actions():
+            for action in actions:
+                self._carry_out(action)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._tree.next_deadline()
+        if due is not None and not self._finished.done():
+            self._timer = self._loop.call_later(max(0.0, due - self._now()), self._tick)
+        if self._tree.ready and self._on_ready is not None:
+            on_ready, self._on_ready = self._on_ready, None
+            on_ready()
+
+    def _tick(self) -> None:
+        self._timer = None
+        # What a child has sent is read before it is judged: this process may have been the one that slept.
+        for name in tuple(self._children):
+            self._read_lifeline(name)
+        self._tree.tick(self._now())
+        self._act()
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case StartProcess(name, incarnation):
+                self._start(name, incarnation)
+            case AskToStop(name, grace_s):
+                self._send(name, StopChild(grace_s))
+            case KillProcess(name):
+                if name in self._children:
+                    self._children[name].kill()
+            case AbandonProcess(name):
+                self._release(name)
+            case TellSibling(name, sibling, up, reason):
+                self._send(name, SiblingUp(sibling) if up else SiblingDown(sibling, reason))
+            case Report(event, level, fields):
+                getattr(log, level)(event, **fields)
+            case Finish(outcome):
+                if not self._finished.done():
+                    self._finished.set_result(outcome)
+
+    def _start(self, name: str, incarnation: int) -> None:
+        try:
+            child = spawn(self._tree.leaf(name).spec, incarnation)
+        except OSError as error:
+            self._tree.child_said_why(name, f"cannot be started: {error.strerror}")
+            self._tree.child_exited(name, Exit(), self._now())
+            return
+        self._children[name] = child
+        self._frames[name] = FrameDecoder(MAX_LIFELINE_FRAME)
+        self._depths[name] = 0
+        self._loop.add_reader(child.lifeline.fileno(), partial(self._lifeline_readable, name))
+        self._loop.add_reader(child.pidfd, partial(self._died, name))
+        log.info("child_started", child=name, pid=child.pid, incarnation=incarnation)
+
+    def _send(self, name: str, message: StopChild | SiblingDown | SiblingUp) -> None:
+        child = self._children.get(name)
+        if child is not None and not child.send(encode_lifeline(message)):
+            log.warning("child_not_told", child=name, message=type(message).__name__)
+
+    def _release(self, name: str) -> None:
+        child = self._children.pop(name)
+        self._loop.remove_reader(child.pidfd)
+        self._loop.remove_reader(child.lifeline.fileno())
+        child.release()
+
+    # Events
+
+    def _lifeline_readable(self, name: str) -> None:
+        self._read_lifeline(name)
+        self._act()
+
+    def _read_lifeline(self, name: str) -> None:
+        child = self._children[name]
+        while True:
+            try:
+                data = child.lifeline.recv(_RECEIVE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                # The child's death, which follows, is told by its pidfd; if it lives on it is silent from now on.
+                self._loop.remove_reader(child.lifeline.fileno())
+                return
+            try:
+                for payload in self._frames[name].feed(data):
+                    self._hear(name, payload)
+            except (FrameError, ValueError) as error:
+                log.error("child_garbled", child=name, error=str(error))
+                child.kill()
+                return
+            if len(data) < _RECEIVE:
+                return
+
+    def _hear(self, name: str, payload: bytes) -> None:
+        now = self._now()
+        match decode_child(payload):
+            case ChildReady():
+                self._tree.child_ready(name, now)
+            case ChildBeat(depth):
+                self._depths[name] = depth
+                self._tree.child_heard(name, now)
+            case ChildFailed(reason):
+                self._tree.child_said_why(name, reason)
+
+    def _died(self, name: str) -> None:
+        child = self._children[name]
+        self._read_lifeline(name)  # its last words
+        end = child.reap()
+        if end is None:
+            # The pidfd is ready a moment before the parent may wait for the process.
+            self._loop.remove_reader(child.pidfd)
+            self._loop.call_later(LATE_REAP_S, self._reap_late, name, child)
+            return
+        self._release(name)
+        self._tree.child_exited(name, end, self._now())
+        self._act()
+
+    def _reap_late(self, name: str, child: ChildProcess) -> None:
+        if self._children.get(name) is child:
+            self._died(name)
+
+    # Mailbox
+
+    def _answer(self, message: TreeRequest, sender: Sender) -> TreeReply:
+        match message:
+            case DescribeTree():
+                return self._describe()
+            case StopTree(grace_s):
+                self._loop.call_soon(self.request_stop, grace_s)
+                return Stopping()
+
+    def _describe(self) -> TreeDescription:
+        now = self._now()
+        children = []
+        for leaf in self._tree.leaves():
+            process = self._children.get(leaf.name)
+            children.append(
+                ChildDescription(
+                    name=leaf.name,
+                    kind=leaf.spec.kind,
+                    group=leaf.group_name,
+                    pid=process.pid if process is not None else 0,
+                    state=leaf.shown_state,
+                    restarts=max(0, leaf.incarnation - 1),
+                    uptime_s=now - leaf.started_at if process is not None else 0.0,
+                    depth=self._depths.get(leaf.name, 0) if process is not None else 0,
+                    last_exit=leaf.last_exit or "",
+                )
+            )
+        return TreeDescription(os.getpid(), self._started_at, tuple(children))

@@ -1,0 +1,73 @@
+"""Check a configuration and keep of it what the supervisor's process may know: no certificate, no key, no route."""
+
+from __future__ import annotations
+
+import os
+
+from msgspec import Struct
+
+from symphony.api.child import call_in_child
+from symphony.config.problem import ConfigError, Problem
+from symphony.config.resolve import Loaded, load
+from symphony.config.source import find_file, read_document
+from symphony.routing.snapshot import ListenerEntry
+
+
+class Examination(Struct, frozen=True):
+    """A configuration that a start may use.
+
+    `file` is as the user named it, `runtime_dir` absolute or None when the file does not say; `routes` is how many
+    there are; `warnings` are findings that refuse nothing.
+    """
+
+    file: str
+    workers: int
+    drain_timeout_ms: int
+    runtime_dir: str | None
+    listeners: tuple[ListenerEntry, ...]
+    routes: int
+    warnings: tuple[Problem, ...]
+
+
+def examine(file: str) -> Examination:
+    """Check the file at `path` and all that it names. Raises :class:`ConfigError` with every finding."""
+    return _keep(load(file))
+
+
+def examine_apart(file: str, workers: int | None) -> Examination:
+    """As :func:`examine`, in a process of its own that takes the keys with it; `workers` overrides the file's."""
+
+    def load_and_keep() -> Examination | tuple[str, list[Problem]]:
+        try:
+            return _keep(load(file, overrides={"workers": workers} if workers is not None else None))
+        except ConfigError as error:
+            return error.file, error.problems
+
+    found = call_in_child(load_and_keep)
+    if isinstance(found, tuple):
+        raise ConfigError(*found)
+    return found
+
+
+def peek_runtime_dir(named: str | None) -> str | None:
+    """What the configuration file (found as always) says about `runtime_dir`; None if it says nothing.
+
+    Raises :class:`ConfigError` when there is no file or it cannot be parsed. Nothing else in it is checked.
+    """
+    document = read_document(find_file(named))
+    found = document.content.get("runtime_dir")
+    return os.path.join(document.directory, found) if isinstance(found, str) and found else None
+
+
+def _keep(loaded: Loaded) -> Examination:
+    config, snapshot = loaded.require()
+    directory = os.path.dirname(os.path.abspath(loaded.file))
+    return Examination(
+        file=loaded.file,
+        workers=config.workers or len(os.sched_getaffinity(0)),
+        drain_timeout_ms=config.drain_timeout_ms,
+        runtime_dir=os.path.join(directory, config.runtime_dir) if config.runtime_dir else None,
+        listeners=snapshot.listeners,
+        routes=len(snapshot.routes),
+        warnings=loaded.problems,
+    )

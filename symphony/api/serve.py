@@ -1,0 +1,195 @@
+"""Start the proxy in this process and supervise it until it ends.
+
+In this order, because each step may refuse the start and must leave nothing behind: take the runtime directory,
+check the configuration (in a process of its own), bind the ports, fork the tree. This process then holds the
+listening sockets and the base TLS context, and no key, no route and no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import setproctitle
+import structlog
+
+from supervisor.action import Outcome
+from supervisor.spec import GroupSpec
+from supervisor.supervisor import Supervisor
+from symphony.api.child import call_in_child
+from symphony.api.examine import Examination, examine_apart
+from symphony.api.listening import BoundListener, bind_listeners
+from symphony.api.reload import request_reload
+from symphony.api.tree import Blueprint, compose_tree
+from symphony.config.source import find_file
+from symphony.demo.files import Demo, write_demo
+from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock, mailbox_path, prepare_runtime_dir
+from symphony.mailbox.client import MailboxError
+from symphony.observe.logs import LogFormat, configure_logging, name_process
+from symphony.routing.snapshot_store import SnapshotStore
+from symphony.version import __version__
+
+SUPERVISOR = "supervisor"
+_RELOAD_WITHIN_S = 60.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What the user said; None and "" where nothing."""
+
+    config_file: str | None
+    demo: bool
+    workers: int | None
+    runtime_dir: str | None
+    default_runtime_dir: str
+    log_format: LogFormat
+    log_level: str
+
+
+def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
+    """Run the proxy until it has stopped; return whether that was clean. `announce` shows text to the user.
+
+    Raises :class:`ConfigError`, RuntimeDirError, MailboxPathError or OSError when it cannot start.
+    """
+    configure_logging(launch.log_format, launch.log_level)
+    name_process(SUPERVISOR)
+    setproctitle.setproctitle(f"symphony: {SUPERVISOR}")
+    if launch.demo:
+        runtime_dir, lock = _take_demo_dir(launch)
+        demo = call_in_child(partial(write_demo, runtime_dir))
+        examination = examine_apart(demo.config_file, launch.workers)
+    else:
+        demo = None
+        examination = examine_apart(find_file(launch.config_file), launch.workers)
+        runtime_dir = launch.runtime_dir or examination.runtime_dir or launch.default_runtime_dir
+        lock = _take_dir(runtime_dir)
+    for warning in examination.warnings:
+        announce(warning.line(examination.file))
+    try:
+        _clear(runtime_dir)
+        listeners = bind_listeners(examination.file, examination.listeners, examination.workers)
+        return _supervise(_Instance(runtime_dir, examination, launch.workers, listeners, demo), announce)
+    finally:
+        _clear(runtime_dir)
+        if demo is not None:
+            shutil.rmtree(demo.directory)
+        lock.release()
+
+
+def _take_dir(runtime_dir: str) -> RuntimeLock:
+    prepare_runtime_dir(runtime_dir)
+    lock = RuntimeLock(runtime_dir)
+    lock.acquire()
+    return lock
+
+
+def _take_demo_dir(launch: Launch) -> tuple[str, RuntimeLock]:
+    """The usual runtime directory if nobody has it, so that ``symphony status`` finds the demo; else another."""
+    if launch.runtime_dir is not None:
+        return launch.runtime_dir, _take_dir(launch.runtime_dir)
+    for runtime_dir in (launch.default_runtime_dir, f"{launch.default_runtime_dir}-demo"):
+        try:
+            return runtime_dir, _take_dir(runtime_dir)
+        except RuntimeDirBusy:
+            continue
+    runtime_dir = tempfile.mkdtemp(prefix="symphony-demo-")
+    return runtime_dir, _take_dir(runtime_dir)
+
+
+def _clear(runtime_dir: str) -> None:
+    """Remove what an earlier run left: mailboxes of actors that are not there, and its snapshot with its keys.
+
+    The snapshot is for an actor that starts again within one run; a start checks everything anew.
+    """
+    for name in os.listdir(runtime_dir):
+        if name.endswith(".sock"):
+            os.unlink(os.path.join(runtime_dir, name))
+    snapshot = SnapshotStore(runtime_dir).path
+    if os.path.exists(snapshot):
+        os.unlink(snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class _Instance:
+    """All that is known of this run before the first fork."""
+
+    runtime_dir: str
+    examination: Examination
+    workers: int | None
+    listeners: tuple[BoundListener, ...]
+    demo: Demo | None
+
+
+def _supervise(instance: _Instance, announce: Callable[[str], None]) -> bool:
+    examination = instance.examination
+    drain_s = examination.drain_timeout_ms / 1000
+    blueprint = Blueprint(
+        # Absolute: what the user meant must not depend on anybody's working directory later.
+        config_file=os.path.abspath(examination.file),
+        overrides={} if instance.workers is None else {"workers": instance.workers},
+        runtime_dir=instance.runtime_dir,
+        workers=examination.workers,
+        drain_timeout_s=drain_s,
+        listeners=instance.listeners,
+        demo_path=instance.demo.upstream_path if instance.demo is not None else None,
+    )
+    outcome = asyncio.run(_run(compose_tree(blueprint), instance, drain_s, announce))
+    log.info("stopped", reason=outcome.reason, clean=outcome.clean)
+    return outcome.clean
+
+
+async def _run(
+    root: GroupSpec, instance: _Instance, drain_s: float, announce: Callable[[str], None]
+) -> Outcome:
+    path = mailbox_path(instance.runtime_dir, SUPERVISOR)
+    supervisor = Supervisor(root, path, on_ready=lambda: _tell_ready(instance, announce))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop, drain_s)
+    reloads = _Reloads(instance.runtime_dir)
+    loop.add_signal_handler(signal.SIGHUP, reloads.begin)
+    return await supervisor.run()
+
+
+def _tell_ready(instance: _Instance, announce: Callable[[str], None]) -> None:
+    log.info(
+        "ready",
+        version=__version__,
+        pid=os.getpid(),
+        listeners=[listener.address for listener in instance.listeners],
+        routes=instance.examination.routes,
+        acceptors=instance.examination.workers,
+        runtime_dir=instance.runtime_dir,
+    )
+    if instance.demo is not None:
+        announce(f"\nReady. Try, from another shell:\n\n    {instance.demo.curl_line}\n\nCtrl-C stops it.\n")
+
+
+class _Reloads:
+    """Carries SIGHUP to the registry, one at a time, and logs what came of it."""
+
+    def __init__(self, runtime_dir: str) -> None:
+        self._runtime_dir = runtime_dir
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Ask for a reload; while one is under way, another would read the same file."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._reload(), name="reload")
+
+    async def _reload(self) -> None:
+        try:
+            file, done = await request_reload(self._runtime_dir, _RELOAD_WITHIN_S)
+        except MailboxError as error:
+            log.error("reload failed", reason=str(error))
+            return
+        # The registry has logged every finding.
+        log.info("reloaded", file=file, version=done.version, changed=done.changed)

@@ -1,0 +1,171 @@
+"""What a running instance is doing: one report, put together from the actors' own answers.
+
+The supervisor, the registry and the acceptors are asked at the same time and get a second each. One that does
+not answer is shown as such, and the report holds what the others said: a status command is run most when
+something is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from typing import Any
+
+from msgspec import Struct, structs
+
+from supervisor.messages import DescribeTree, TreeDescription, TreeReply
+from symphony.mailbox.address import mailbox_path
+from symphony.mailbox.client import MailboxError, ask
+from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
+from symphony.messages.registry import ConfigDescription, DescribeConfig, RegistryReply
+from symphony.version import __version__
+
+SUPERVISOR = "supervisor"
+REGISTRY = "route-registry"
+ACCEPTOR_PREFIX = "acceptor-"
+ANSWER_WITHIN_S = 1.0
+UNRESPONSIVE = "unresponsive"
+RUNNING = "running"
+
+
+class ListenerStatus(Struct, frozen=True):
+    """One listener over all acceptors. `address` is as bound."""
+
+    id: str
+    address: str
+    active: int
+    accepted: int
+
+
+class ActorStatus(Struct, frozen=True):
+    """One process. `state` is the supervisor's word for it, or ``unresponsive``."""
+
+    name: str
+    kind: str
+    pid: int | None
+    state: str
+    restarts: int
+    uptime_s: float
+
+
+class ConnectionTotals(Struct, frozen=True):
+    """All connections. `errors` maps a reason to how many connections it ended since the tree started."""
+
+    active: int
+    accepted: int
+    bytes_up: int
+    bytes_down: int
+    errors: dict[str, int]
+
+
+class Status(Struct, frozen=True):
+    """What ``symphony status --json`` prints. `config_version` is 0 while nobody knows it."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    config_file: str
+    config_version: int
+    routes: int
+    listeners: tuple[ListenerStatus, ...]
+    actors: tuple[ActorStatus, ...]
+    connections: ConnectionTotals
+
+
+async def gather_status(runtime_dir: str, pid: int) -> Status:
+    """Ask the instance in `runtime_dir`, whose supervisor is process `pid`. Takes a second or so at most."""
+    acceptor_names = _acceptors_in(runtime_dir)
+    tree, config, *acceptors = await asyncio.gather(
+        _ask(runtime_dir, SUPERVISOR, DescribeTree(), TreeReply),
+        _ask(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply),
+        *(_ask(runtime_dir, name, DescribeAcceptor(), AcceptorReply) for name in acceptor_names),
+    )
+    described = [answer for answer in acceptors if isinstance(answer, AcceptorDescription)]
+    answering = {answer.name for answer in described}
+    if isinstance(config, ConfigDescription):
+        answering.add(REGISTRY)
+        file, version, routes = config.file, config.version, config.routes
+    else:
+        # The acceptors serve on while the registry is away, and know what they serve.
+        file = ""
+        version = max((answer.version for answer in described), default=0)
+        routes = max((answer.routes for answer in described), default=0)
+    return Status(
+        version=__version__,
+        pid=pid,
+        uptime_s=round(time.time() - tree.started_at, 3) if isinstance(tree, TreeDescription) else 0.0,
+        config_file=file,
+        config_version=version,
+        routes=routes,
+        listeners=_add_listeners(described),
+        actors=_actors(tree, answering, {REGISTRY, *acceptor_names}),
+        connections=_add_connections(described),
+    )
+
+
+async def _ask(runtime_dir: str, name: str, message: Struct, replies: Any) -> Any:
+    """The reply, or None when there is none in time."""
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            return await ask(mailbox_path(runtime_dir, name), message, replies, ANSWER_WITHIN_S)
+    except (MailboxError, TimeoutError):
+        return None
+
+
+def _acceptors_in(runtime_dir: str) -> list[str]:
+    """The acceptors' names, by their mailboxes: so they are asked even when the supervisor is silent."""
+    names = [name[: -len(".sock")] for name in os.listdir(runtime_dir) if name.endswith(".sock")]
+    numbers = [name[len(ACCEPTOR_PREFIX) :] for name in names if name.startswith(ACCEPTOR_PREFIX)]
+    return [f"{ACCEPTOR_PREFIX}{number}" for number in sorted(int(n) for n in numbers if n.isdecimal())]
+
+
+def _actors(tree: Any, answering: set[str], asked: set[str]) -> tuple[ActorStatus, ...]:
+    if not isinstance(tree, TreeDescription):
+        # Without the supervisor, who answers is all that is known.
+        return tuple(
+            ActorStatus(name, _kind(name), None, "unknown" if name in answering else UNRESPONSIVE, 0, 0.0)
+            for name in sorted(asked)
+        )
+    return tuple(
+        ActorStatus(
+            name=child.name,
+            kind=child.kind,
+            pid=child.pid or None,
+            state=UNRESPONSIVE
+            if child.state == RUNNING and child.name in asked - answering
+            else str(child.state),
+            restarts=child.restarts,
+            uptime_s=round(child.uptime_s, 3),
+        )
+        for child in tree.children
+    )
+
+
+def _kind(name: str) -> str:
+    return "acceptor" if name.startswith(ACCEPTOR_PREFIX) else name
+
+
+def _add_listeners(described: list[AcceptorDescription]) -> tuple[ListenerStatus, ...]:
+    added: dict[str, ListenerStatus] = {}
+    for answer in described:
+        for part in answer.listeners:
+            before = added.get(part.id, ListenerStatus(part.id, part.address, 0, 0))
+            added[part.id] = structs.replace(
+                before, active=before.active + part.active, accepted=before.accepted + part.accepted
+            )
+    return tuple(added.values())
+
+
+def _add_connections(described: list[AcceptorDescription]) -> ConnectionTotals:
+    errors: Counter[str] = Counter()
+    for answer in described:
+        errors.update(answer.errors)
+    return ConnectionTotals(
+        active=sum(answer.active for answer in described),
+        accepted=sum(answer.accepted for answer in described),
+        bytes_up=sum(answer.bytes_up for answer in described),
+        bytes_down=sum(answer.bytes_down for answer in described),
+        errors=dict(errors.most_common()),
+    )

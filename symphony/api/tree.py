@@ -1,0 +1,132 @@
+"""The proxy's supervision tree, composed from a checked configuration.
+
+    root (one_for_one)
+    ├── state (one_for_one)      route-registry, rate-limiter, cpu-sampler
+    ├── demo (one_for_one)       demo-upstream; only with --demo
+    └── acceptors (one_for_one)  acceptor-0 .. acceptor-N-1
+
+The groups are apart because acceptors serve on from what they have when the state's actors are away: the death of
+one of these restarts no acceptor. They start in this order and stop in the reverse one, so that draining
+connections keep the registry and the demo's upstream to the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from actors.acceptor import AcceptorSettings, run_acceptor
+from actors.cpu_sampler import SamplerSettings, run_cpu_sampler
+from actors.demo_upstream import DemoSettings, run_demo_upstream
+from actors.rate_limiter import LimiterSettings, run_rate_limiter
+from actors.route_registry import RegistrySettings, run_route_registry
+from supervisor.spec import BackoffSpec, Birth, ChildSpec, GroupSpec, Strategy
+from symphony.api.listening import BoundListener
+from symphony.observe.counters import CounterPage
+from symphony.tls.context import BaseContext
+
+# A child whose event loop says nothing for so long is hung: connections would wait for it without end.
+HEARTBEAT_TIMEOUT_S = 2.0
+# One restart a second for a minute. A child that dies of bad luck, or is killed again and again in a fault test,
+# must not take the proxy down.
+INTENSITY = 60
+PERIOD_S = 60.0
+# A child that is killed from outside is back at once; one in a crash loop tries every two seconds, well within the
+# intensity, while the others serve on.
+BACK_OFF = BackoffSpec(first_s=0.05, limit_s=2.0, reset_after_s=2.0)
+# What an acceptor needs after the drain to end what is left and to say so.
+_AFTER_DRAIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What the tree is made from. `demo_path` is the demo upstream's socket, None for no demo."""
+
+    config_file: str
+    overrides: Mapping[str, object]
+    runtime_dir: str
+    workers: int
+    drain_timeout_s: float
+    listeners: tuple[BoundListener, ...]
+    demo_path: str | None = None
+
+
+def compose_tree(blueprint: Blueprint) -> GroupSpec:
+    """Make what all acceptors share (the base TLS context, the counter pages) and describe every process."""
+    groups = [_state_group(blueprint)]
+    if blueprint.demo_path is not None:
+        settings = DemoSettings(blueprint.runtime_dir, blueprint.demo_path)
+        demo = _child("demo-upstream", "demo-upstream", partial(run_demo_upstream, settings=settings))
+        groups.append(_group("demo", (demo,)))
+    groups.append(_acceptor_group(blueprint))
+    # A group that was given up has exceeded a generous limit: the whole tree then ends, and with a word why,
+    # rather than going on without acceptors or without configuration.
+    return GroupSpec("root", tuple(groups), Strategy.ONE_FOR_ONE, intensity=0)
+
+
+def _state_group(blueprint: Blueprint) -> GroupSpec:
+    runtime_dir = blueprint.runtime_dir
+    registry_settings = RegistrySettings(runtime_dir, blueprint.config_file, blueprint.overrides)
+    registry = partial(run_route_registry, settings=registry_settings)
+    limiter = partial(run_rate_limiter, settings=LimiterSettings(runtime_dir))
+    sampler = partial(run_cpu_sampler, settings=SamplerSettings(runtime_dir))
+    return _group(
+        "state",
+        (
+            _child("route-registry", "route-registry", registry, start_timeout_s=60.0),
+            _child("rate-limiter", "rate-limiter", limiter),
+            _child("cpu-sampler", "cpu-sampler", sampler),
+        ),
+    )
+
+
+def _acceptor_group(blueprint: Blueprint) -> GroupSpec:
+    names = tuple(f"acceptor-{index}" for index in range(blueprint.workers))
+    listeners = blueprint.listeners
+    pages = [CounterPage([listener.id for listener in listeners]) for _ in names]
+    sockets = {listener.id: listener.sockets for listener in listeners}
+    addresses = {listener.id: listener.address for listener in listeners}
+    base = BaseContext()
+    # All sockets of all acceptors: a sibling serves those of one that is gone until its successor is there.
+    keep = tuple(sock.fileno() for listener in listeners for sock in listener.sockets)
+    children = []
+    for index, name in enumerate(names):
+        settings = AcceptorSettings(blueprint.runtime_dir, index, names, sockets, addresses, base, pages)
+        run = partial(run_acceptor, settings=settings)
+        shutdown_s = blueprint.drain_timeout_s + _AFTER_DRAIN_S
+        children.append(_child(name, "acceptor", run, shutdown_s=shutdown_s, start_timeout_s=60.0, keep=keep))
+    return _group("acceptors", tuple(children), stop_together=True)
+
+
+def _child(
+    name: str,
+    kind: str,
+    run: Callable[[Birth], None],
+    *,
+    shutdown_s: float = 5.0,
+    start_timeout_s: float = 10.0,
+    keep: tuple[int, ...] = (),
+) -> ChildSpec:
+    return ChildSpec(
+        name,
+        kind,
+        run,
+        title=f"symphony: {name}",
+        shutdown_s=shutdown_s,
+        start_timeout_s=start_timeout_s,
+        heartbeat_timeout_s=HEARTBEAT_TIMEOUT_S,
+        keep_fds=keep,
+    )
+
+
+def _group(name: str, children: tuple[ChildSpec, ...], *, stop_together: bool = False) -> GroupSpec:
+    return GroupSpec(
+        name,
+        children,
+        Strategy.ONE_FOR_ONE,
+        intensity=INTENSITY,
+        period_s=PERIOD_S,
+        backoff=BACK_OFF,
+        stop_together=stop_together,
+    )

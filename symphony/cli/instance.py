@@ -1,0 +1,36 @@
+"""Finds the running instance that ``status``, ``reload`` and ``stop`` speak to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from symphony.cli.exits import Exit, leave
+from symphony.cli.places import choose_runtime_dir
+from symphony.mailbox.address import RuntimeDirError, check_runtime_dir, live_pid
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A live supervisor: its runtime directory and process id."""
+
+    runtime_dir: str
+    pid: int
+
+
+def find_instance(runtime_dir: str | None, config_file: str | None) -> Instance:
+    """The instance in `runtime_dir`, else in the configuration file's, else in the default one.
+
+    Ends the command with code 3 and one line when nothing runs there.
+    """
+    directory = choose_runtime_dir(runtime_dir, config_file)
+    if not os.path.isdir(directory):
+        leave(Exit.NOT_RUNNING, f"nothing runs in {directory}")
+    try:
+        check_runtime_dir(directory)
+        pid = live_pid(directory)
+    except RuntimeDirError as error:
+        leave(Exit.FAILURE, str(error))
+    if pid is None:
+        leave(Exit.NOT_RUNNING, f"nothing runs in {directory}")
+    return Instance(directory, pid)

@@ -1,0 +1,24 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def config_option(command: Command) -> Command:
+    """``-c FILE``."""
+    return click.option("-c", "--config", "config_file", metavar="FILE", help="The configuration file.")(
+        command
+    )
+
+
+def runtime_dir_option(command: Command) -> Command:
+    """``--runtime-dir DIR``."""
+    return click.option(
+        "--runtime-dir", metavar="DIR", help="Where the instance keeps its sockets and lock."
+    )(command)

@@ -1,0 +1,38 @@
+"""``symphony reload``."""
+
+from __future__ import annotations
+
+import click
+
+from symphony.cli.exits import Exit, leave
+from symphony.cli.options import config_option, runtime_dir_option
+
+# Ten thousand routes with their certificates are read and checked in a few seconds.
+_ANSWER_WITHIN_S = 60.0
+
+
+@click.command()
+@config_option
+@runtime_dir_option
+def command(config_file: str | None, runtime_dir: str | None) -> None:
+    """Make the running instance read its configuration again; open connections are untouched."""
+    import asyncio
+
+    from symphony.api.reload import request_reload
+    from symphony.cli.instance import find_instance
+    from symphony.config.problem import Severity
+    from symphony.mailbox.client import MailboxError
+
+    instance = find_instance(runtime_dir, config_file)
+    try:
+        file, done = asyncio.run(request_reload(instance.runtime_dir, _ANSWER_WITHIN_S))
+    except MailboxError as error:
+        leave(Exit.FAILURE, f"the route registry of process {instance.pid} did not reload: {error}")
+    for problem in done.problems:
+        click.echo(problem.line(file), err=True)
+    if done.kept:
+        names = ", ".join(name or '""' for name in done.kept)
+        click.echo(f"kept at their last good version: {names}", err=True)
+    click.echo(f"configuration {done.version}: " + ("in force" if done.changed else "nothing changed"))
+    if any(problem.severity is Severity.ERROR for problem in done.problems):
+        raise SystemExit(Exit.CONFIGURATION)

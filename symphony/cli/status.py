@@ -1,0 +1,30 @@
+"""``symphony status``."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from symphony.cli.options import config_option, runtime_dir_option
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+@runtime_dir_option
+def command(as_json: bool, config_file: str | None, runtime_dir: str | None) -> None:
+    """Show what runs: listeners, actors, connections and errors."""
+    from symphony.api.status import gather_status
+    from symphony.cli.instance import find_instance
+
+    instance = find_instance(runtime_dir, config_file)
+    status = asyncio.run(gather_status(instance.runtime_dir, instance.pid))
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(status), indent=2))
+    else:
+        from symphony.cli.status_page import print_status
+
+        print_status(status)

@@ -1,0 +1,62 @@
+"""``symphony status`` for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from symphony.api.status import Status
+
+
+def print_status(status: Status) -> None:
+    """Print `status` as tables; without colour and lines where the output is no terminal."""
+    console = Console()
+    console.print(
+        f"symphony {status.version}, pid {status.pid}, up {render_duration(status.uptime_s)}", highlight=False
+    )
+    console.print(
+        f"configuration {status.config_version} ({status.config_file or 'the registry does not answer'}), "
+        f"{status.routes} route{'' if status.routes == 1 else 's'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    listeners = _table("listener", "active", "accepted")
+    for listener in status.listeners:
+        listeners.add_row(listener.address, str(listener.active), str(listener.accepted))
+    console.print(listeners)
+    actors = _table("actor", "pid", "state", "restarts", "uptime")
+    for actor in status.actors:
+        colour = "green" if actor.state == "running" else "red"
+        actors.add_row(
+            actor.name,
+            str(actor.pid or "-"),
+            f"[{colour}]{actor.state}[/]",
+            str(actor.restarts),
+            render_duration(actor.uptime_s),
+        )
+    console.print(actors)
+    if status.connections.errors:
+        errors = _table("connections ended by", "times")
+        for reason, times in status.connections.errors.items():
+            errors.add_row(reason, str(times))
+        console.print(errors)
+
+
+def render_duration(seconds: float) -> str:
+    """Write a time the short way: ``4 s``, ``3 min 10 s``, ``2 h 5 min``, ``12 d 3 h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="left" if name == "state" else "right")
+    return table

@@ -1,0 +1,179 @@
+"""Where mailboxes are: one private runtime directory per running tree, one socket in it per actor.
+
+Whoever can open the directory can send messages to every actor, so it belongs to one user and to nobody else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+import time
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes that fit in sockaddr_un.sun_path before its closing zero (unix(7))."""
+
+_LOCK_NAME = "lock"
+_UCRED = struct.Struct("3i")
+
+
+class MailboxPathError(ValueError):
+    """A mailbox name that cannot be a file name, or a path too long to bind."""
+
+
+class RuntimeDirError(Exception):
+    """The runtime directory cannot be used; the text is one line that says which one and why."""
+
+
+class RuntimeDirBusy(RuntimeDirError):
+    """Another tree lives in the runtime directory; `pid` is its supervisor."""
+
+    def __init__(self, path: str, pid: int) -> None:
+        super().__init__(f"{path}: already in use by process {pid}")
+        self.pid = pid
+
+
+def mailbox_path(runtime_dir: str, name: str) -> str:
+    """Return the socket path of the actor `name`.
+
+    :raises MailboxPathError: `name` is empty or has a slash, or the path is longer than a socket path may be.
+    """
+    if not name or "/" in name or "\0" in name:
+        raise MailboxPathError(f"not a mailbox name: {name!r}")
+    path = os.path.join(runtime_dir, f"{name}.sock")
+    size = len(os.fsencode(path))
+    if size > LONGEST_SOCKET_PATH:
+        raise MailboxPathError(
+            f"{path}: {size} bytes, a socket path has at most {LONGEST_SOCKET_PATH}; choose a shorter runtime directory"
+        )
+    return path
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int]:
+    """Return (pid, uid) of the process at the other end of a connected Unix socket (SO_PEERCRED, unix(7))."""
+    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
+
+
+def prepare_runtime_dir(path: str) -> None:
+    """Make the directory with mode 0700 (and missing parents with the usual mode), or check the one that is there.
+
+    :raises RuntimeDirError: it cannot be made, is no directory but say a link, belongs to another user, or others
+        may enter it.
+    """
+    # lstat() follows a link whose path ends in a slash.
+    path = os.path.abspath(path)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise RuntimeDirError(f"{path}: cannot be made: {error.strerror}") from error
+    check_runtime_dir(path)
+
+
+def check_runtime_dir(path: str) -> None:
+    """Check that the directory is there, ours, and closed to others.
+
+    :raises RuntimeDirError: it is not.
+    """
+    path = os.path.abspath(path)
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        raise RuntimeDirError(f"{path}: {error.strerror}") from error
+    if stat.S_ISLNK(found.st_mode):
+        raise RuntimeDirError(f"{path}: is a symbolic link, expected a directory")
+    if not stat.S_ISDIR(found.st_mode):
+        raise RuntimeDirError(f"{path}: is not a directory")
+    if found.st_uid != os.geteuid():
+        raise RuntimeDirError(f"{path}: belongs to user {found.st_uid}, expected {os.geteuid()}")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        raise RuntimeDirError(f"{path}: has mode {mode:04o}, expected 0700 (others may not enter it)")
+
+
+class RuntimeLock:
+    """One tree per runtime directory: an exclusive flock(2) on ``<dir>/lock``, whose text is the holder's pid.
+
+    The kernel lets go of the lock when the last copy of the descriptor is closed, so a child that inherits it must
+    close it (see :meth:`fileno`): otherwise an orphan would keep the directory of a dead supervisor. The file is
+    never unlinked, since two processes could then hold locks on two files of the same name.
+    """
+
+    def __init__(self, runtime_dir: str) -> None:
+        self._dir = runtime_dir
+        self._path = os.path.join(runtime_dir, _LOCK_NAME)
+        self._fd = -1
+        self._owner = 0
+
+    def acquire(self) -> None:
+        """Take the directory.
+
+        :raises RuntimeDirBusy: a live process has it.
+        :raises RuntimeDirError: the lock file cannot be opened.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise RuntimeDirError(f"{self._path}: cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _read_pid(fd)
+            os.close(fd)
+            raise RuntimeDirBusy(self._dir, pid) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._fd, self._owner = fd, os.getpid()
+
+    def fileno(self) -> int:
+        """Return the descriptor that a forked child must close; -1 when not held."""
+        return self._fd
+
+    def release(self) -> None:
+        """Let go, or in a forked child close the inherited copy, which leaves the parent its lock."""
+        if self._fd < 0:
+            return
+        if self._owner == os.getpid():
+            os.ftruncate(self._fd, 0)
+        # Closing rather than LOCK_UN: unlocking a shared descriptor in a child would unlock the parent's too.
+        os.close(self._fd)
+        self._fd = -1
+
+
+def live_pid(runtime_dir: str) -> int | None:
+    """Return the pid of the process that holds the runtime directory, None when none does.
+
+    :raises RuntimeDirError: the lock file is there but cannot be read.
+    """
+    path = os.path.join(runtime_dir, _LOCK_NAME)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RuntimeDirError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_pid(fd) or None
+    else:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _read_pid(fd: int) -> int:
+    """Read the holder's pid; 0 when the holder has not said it within 0.1 s."""
+    for _ in range(20):
+        text = os.pread(fd, 32, 0).strip()
+        if text.isdigit():
+            return int(text)
+        # The holder has the lock and is about to write: two system calls apart.
+        time.sleep(0.005)
+    return 0
