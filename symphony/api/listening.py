@@ -35,6 +35,14 @@ class BoundListener:
     address: str
     sockets: tuple[socket.socket, ...]
 
+    def refuse(self) -> None:
+        """Stop listening, in every process that holds the sockets; what waits in their backlogs is reset.
+
+        Closing would not do: the kernel listens on as long as any process has the socket open.
+        """
+        for sock in self.sockets:
+            sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close all sockets; what waits in their backlogs is reset."""
         for sock in self.sockets:

@@ -37,6 +37,8 @@ from symphony.version import __version__
 
 SUPERVISOR = "supervisor"
 _RELOAD_WITHIN_S = 60.0
+# A stopping acceptor first takes what waits in its queues; after so long, nobody is let in any more.
+_REFUSE_AFTER_S = 0.1
 
 log = structlog.get_logger()
 
@@ -152,8 +154,9 @@ async def _run(
     path = mailbox_path(instance.runtime_dir, SUPERVISOR)
     supervisor = Supervisor(root, path, on_ready=lambda: _tell_ready(instance, announce))
     loop = asyncio.get_running_loop()
+    stop = _Stop(supervisor, instance.listeners, drain_s)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.request_stop, drain_s)
+        loop.add_signal_handler(number, stop.request)
     reloads = _Reloads(instance.runtime_dir)
     loop.add_signal_handler(signal.SIGHUP, reloads.begin)
     return await supervisor.run()
@@ -171,6 +174,30 @@ def _tell_ready(instance: _Instance, announce: Callable[[str], None]) -> None:
     )
     if instance.demo is not None:
         announce(f"\nReady. Try, from another shell:\n\n    {instance.demo.curl_line}\n\nCtrl-C stops it.\n")
+
+
+class _Stop:
+    """Carries SIGTERM and SIGINT to the tree. While it drains, new connections are refused and the ports are free.
+
+    They would otherwise be taken by the kernel, wait for an acceptor that never comes, and be reset at the end.
+    """
+
+    def __init__(self, supervisor: Supervisor, listeners: tuple[BoundListener, ...], drain_s: float) -> None:
+        self._supervisor = supervisor
+        self._listeners = listeners
+        self._drain_s = drain_s
+        self._stopping = False
+
+    def request(self) -> None:
+        """Stop the tree; the second time, at once."""
+        self._supervisor.request_stop(self._drain_s)
+        if not self._stopping:
+            self._stopping = True
+            asyncio.get_running_loop().call_later(_REFUSE_AFTER_S, self._refuse)
+
+    def _refuse(self) -> None:
+        for listener in self._listeners:
+            listener.refuse()
 
 
 class _Reloads:

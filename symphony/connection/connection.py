@@ -84,7 +84,7 @@ class Connection:
         "timer_tick",
     )
 
-    def __init__(self, state: ServingState, seat: ListenerSeat, client: socket.socket, peer: Any) -> None:
+    def __init__(self, state: ServingState, seat: ListenerSeat, client: socket.SocketType, peer: Any) -> None:
         """Take `client`, a non-blocking socket, and its address as ``accept`` gave it."""
         self._state = state
         self._seat = seat
@@ -145,13 +145,24 @@ class Connection:
         return True
 
     def _wait_for(self, needed: int) -> bool:
-        if self._wanted and self._peeked < self._wanted and has_closed(self._client):
-            self._fail(Reason.TRUNCATED_CLIENT_HELLO)
+        if self._wanted and self._peeked < self._wanted:
+            self._fail_short()
             return True
         if needed != self._wanted:
             self._wanted = needed
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
         return False
+
+    def _fail_short(self) -> None:
+        """The socket was reported as readable, with less to be peeked at than was asked for: no more will come."""
+        client = self._client
+        if not has_closed(client):
+            # MSG_PEEK never sees beyond a byte of urgent data, and the socket would stay ready all the time.
+            self._fail(Reason.MALFORMED_CLIENT_HELLO, detail="urgent data inside the ClientHello")
+        elif client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._fail(Reason.CLIENT_RESET)
+        else:
+            self._fail(Reason.TRUNCATED_CLIENT_HELLO)
 
     def _choose_route(self, hello: client_hello.ClientHello) -> None:
         name = self.server_name = hello.server_name
@@ -188,9 +199,8 @@ class Connection:
             self._state.base, context.pointer, context.verify, self._fd
         )
         self._phase = Phase.SHAKING
+        self._state.host.add_reader(self._fd, self._shake)
         self._shake()
-        if self._phase is Phase.SHAKING:
-            self._state.host.add_reader(self._fd, self._shake)
 
     # Handshake
 
@@ -209,6 +219,8 @@ class Connection:
         if outcome == WANT_READ:
             return
         if outcome == WANT_WRITE:
+            # Not watched for reading meanwhile: the handshake might then end with this writer still installed.
+            self._state.host.remove_reader(self._fd)
             self._state.host.add_writer(self._fd, self._shake_on)
         elif outcome == library.FAILED:
             detail = library.last_error()
@@ -222,6 +234,7 @@ class Connection:
 
     def _shake_on(self) -> None:
         self._state.host.remove_writer(self._fd)
+        self._state.host.add_reader(self._fd, self._shake)
         self._shake()
 
     # Upstream
@@ -239,7 +252,7 @@ class Connection:
         self._connector = None
         self._fail(reason, detail=detail)
 
-    def _connected(self, upstream: socket.socket, slot: UpstreamSlot) -> None:
+    def _connected(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
         state, seat = self._state, self._seat
         self._connector = None
         self._slot = slot

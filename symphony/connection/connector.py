@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from symphony.config.model import UdsUpstream
 from symphony.connection.resolver import Address
@@ -32,7 +33,7 @@ _REASONS = {
 _UNIX = int(socket.AF_UNIX)
 _TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
-Connected = Callable[[socket.socket, UpstreamSlot], None]
+Connected = Callable[[socket.SocketType, UpstreamSlot], None]
 Failed = Callable[[Reason, str], None]
 
 
@@ -66,7 +67,7 @@ class Connector:
         self._tried: list[UpstreamSlot] = []
         self._busy: list[UpstreamSlot] = []
         self._slot: UpstreamSlot | None = None
-        self._sock: socket.socket | None = None
+        self._sock: socket.SocketType | None = None
         self._addresses: list[Address] = []
         self._last: tuple[Reason, str] = (Reason.UPSTREAM_UNREACHABLE, "no upstream")
         self._waiting_until = 0.0
@@ -96,12 +97,17 @@ class Connector:
             self._addresses = []
             self._connect((_UNIX, upstream.path))
         else:
-            self._state.resolver.addresses(upstream.host, upstream.port, self._resolved)
+            known = self._state.resolver.addresses(
+                upstream.host, upstream.port, partial(self._resolved, slot)
+            )
+            if not known:
+                self._state.host.wheel.schedule(self, upstream.connect_timeout_ms / 1000)
 
-    def _resolved(self, addresses: Sequence[Address]) -> None:
-        slot = self._slot
-        if slot is None:  # cancelled while the name was looked up
-            return
+    def _resolved(self, slot: UpstreamSlot, addresses: Sequence[Address]) -> None:
+        if self._slot is not slot or self._sock is not None:
+            return  # cancelled, or too late
+        if self.timer_tick:
+            self._state.host.wheel.cancel(self)
         if not addresses:
             self._attempt_failed(Reason.UPSTREAM_UNRESOLVED)
             return
@@ -111,7 +117,7 @@ class Connector:
     def _connect(self, address: Address) -> None:
         family, destination = address
         try:
-            sock = socket.socket(family, _TYPE)
+            sock = socket.SocketType(family, _TYPE)
         except OSError as error:
             self._address_failed(error.errno or errno.EIO)
             return
@@ -148,6 +154,8 @@ class Connector:
         """An attempt has taken too long, or busy upstreams are to be asked again."""
         if self._sock is not None:
             self._address_failed(errno.ETIMEDOUT)
+        elif self._slot is not None:
+            self._attempt_failed(Reason.UPSTREAM_UNRESOLVED, "no answer from the name service in time")
         else:
             self._ask_busy_again()
 

@@ -64,10 +64,10 @@ class Resolver:
         self._loop = loop
         self._names: dict[tuple[str, int], _Name] = {}
 
-    def addresses(self, host: str, port: int, callback: Callback) -> None:
+    def addresses(self, host: str, port: int, callback: Callback) -> bool:
         """Call `callback` with the addresses of `host`, best first; with none when the name has none.
 
-        Called before this returns wherever the answer is known.
+        Called before this returns wherever the answer is known; returns whether it was.
         """
         known = self._names.get((host, port))
         if known is None:
@@ -80,8 +80,9 @@ class Resolver:
             known.looking = self._loop.create_task(self._look_up(host, port, known), name=f"look up {host}")
         if known.addresses or known.looking is None:
             callback(known.addresses)
-        else:
-            known.waiting.append(callback)
+            return True
+        known.waiting.append(callback)
+        return False
 
     async def _look_up(self, host: str, port: int, known: _Name) -> None:
         fresh_for = RETRY_S

@@ -122,13 +122,16 @@ class RuntimeLock:
         except OSError as error:
             raise RuntimeDirError(f"{self._path}: cannot be opened: {error.strerror}") from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = _read_pid(fd)
+            if not _lock(fd):
+                raise RuntimeDirBusy(self._dir, _read_pid(fd))
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
             os.close(fd)
-            raise RuntimeDirBusy(self._dir, pid) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            raise RuntimeDirError(f"{self._path}: cannot be locked: {error.strerror}") from error
+        except BaseException:
+            os.close(fd)
+            raise
         self._fd, self._owner = fd, os.getpid()
 
     def fileno(self) -> int:
@@ -166,6 +169,18 @@ def live_pid(runtime_dir: str) -> int | None:
         return None
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock; False when it is held for longer than :func:`live_pid` holds it to look."""
+    for _ in range(20):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.005)
+        else:
+            return True
+    return False
 
 
 def _read_pid(fd: int) -> int:

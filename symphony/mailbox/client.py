@@ -76,6 +76,7 @@ class MailboxClient:
         self.decoder = EnvelopeDecoder(replies)
         self._link: _Link | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[Any] | None = None
         self._up = asyncio.Event()
         self._last_id = 0
         self._pending: dict[int, Callback] = {}
@@ -110,6 +111,8 @@ class MailboxClient:
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
         link, self._link = self._link, None
         self._up.clear()
         self._end_pending()
@@ -178,11 +181,21 @@ class MailboxClient:
 
         :raises MailboxDown: nobody listens, or somebody who is another user.
         """
+        sock = self._dial()
+        loop = asyncio.get_running_loop()
+        # Cancelled half-way, uvloop closes the transport without connection_lost(), and close() would wait for that
+        # for ever. So this step, of one turn of the loop, is never cancelled, and close() waits for it.
+        self._opening = loop.create_task(loop.create_unix_connection(lambda: _Link(self), sock=sock))
+        try:
+            await asyncio.shield(self._opening)
+        except OSError as error:
+            raise MailboxDown(f"{self.name}: {error.strerror or error}") from error
+
+    def _dial(self) -> socket.socket:
+        """Return a socket connected to a mailbox of our own user, or raise MailboxDown."""
+        sock: socket.socket | None = None
         try:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError as error:
-            raise MailboxDown(f"{self.name}: {error.strerror}") from error
-        try:
             sock.setblocking(False)
             # Not left to the event loop: a Unix socket connects at once or not at all, and asyncio takes the EAGAIN
             # of a full backlog for a connection that is under way.
@@ -190,13 +203,13 @@ class MailboxClient:
             _, uid = peer_credentials(sock)
             if uid != os.geteuid():
                 raise MailboxDown(f"{self.name}: belongs to user {uid}, expected {os.geteuid()}")
-            await asyncio.get_running_loop().create_unix_connection(lambda: _Link(self), sock=sock)
-        except OSError as error:
-            sock.close()
-            raise MailboxDown(f"{self.name}: {error.strerror or error}") from error
-        except BaseException:
-            sock.close()
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if isinstance(error, OSError):
+                raise MailboxDown(f"{self.name}: {error.strerror or error}") from error
             raise
+        return sock
 
     async def _keep(self) -> None:
         """Stay connected."""
@@ -208,8 +221,10 @@ class MailboxClient:
                 log.debug("%s", error)
             link = self._link
             if link is not None:
+                since = time.monotonic()
                 await asyncio.shield(link.lost)  # close() cancels this task, not the future it waits for
-                if link.heard:
+                # A server that cuts this client off at once must not be asked again at once.
+                if link.heard or time.monotonic() - since > LONGEST_BACK_OFF_S:
                     back_off = FIRST_BACK_OFF_S
             await asyncio.sleep(back_off)
             back_off = min(back_off * 2, LONGEST_BACK_OFF_S)

@@ -11,6 +11,9 @@ PROTOCOL_VERSION = 1
 
 Body = TypeVar("Body")
 
+# msgspec lets the last two through: a string that is not UTF-8, and values nested a thousand deep.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Envelope(Struct, Generic[Body], array_like=True, frozen=True, gc=False):
     """One message on its way.
@@ -53,7 +56,7 @@ class EnvelopeDecoder:
         """
         try:
             envelope = self._decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             # Another version may have another body: say that it is the version rather than a field in the body.
             raise EnvelopeError(_other_version(payload) or str(error)) from error
         if envelope.version != PROTOCOL_VERSION:
@@ -64,7 +67,7 @@ class EnvelopeDecoder:
 def _other_version(payload: bytes) -> str | None:
     try:
         version = msgspec.msgpack.decode(payload, type=tuple[int, msgspec.Raw, msgspec.Raw, msgspec.Raw])[0]
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
     return None if version == PROTOCOL_VERSION else _wrong_version(version)
 

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, cast, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -66,7 +66,7 @@ class Sender:
             self._callbacks.append(callback)
 
 
-Handler: TypeAlias = Callable[[Any, Sender], "Struct | None | Awaitable[Struct | None]"]
+Handler: TypeAlias = Callable[[Any, Sender], "Struct | Awaitable[Struct | None] | None"]
 """Takes a message and its sender; returns the reply, or an awaitable of it. None is for messages without a reply: a
 sender that waits for one all the same is told :class:`Refused`. The reply to a cast goes nowhere."""
 
@@ -95,7 +95,10 @@ class MailboxServer:
         self.handler = handler
         self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Future[Struct | None]] = set()
+        self.closing = False
         self._server: asyncio.AbstractServer | None = None
+        self._nobody = asyncio.Event()
+        self._nobody.set()
         self._inode = (0, 0)
         self._foreign_logged = float("-inf")
 
@@ -125,22 +128,33 @@ class MailboxServer:
         """Stop listening, cancel handlers, send what is still to be sent (for a second at most), and disconnect."""
         if self._server is None:
             return
+        self.closing = True
         self._unlink()
         self._server.close()
         self._server = None
         for task in tuple(self.tasks):
             task.cancel()
         if self.tasks:
-            await asyncio.wait(self.tasks)
+            await asyncio.wait(self.tasks, timeout=_CLOSE_WITHIN_S)
         for connection in tuple(self.connections):
             connection.close()
-        deadline = time.monotonic() + _CLOSE_WITHIN_S
-        while self.connections and time.monotonic() < deadline:
-            await asyncio.sleep(0 if not self._unsent() else 0.01)
-        for connection in tuple(self.connections):
-            connection.abort()
-        while self.connections:
-            await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(self._nobody.wait(), _CLOSE_WITHIN_S)
+        except TimeoutError:
+            for connection in tuple(self.connections):
+                connection.abort()
+            await self._nobody.wait()
+
+    def opened(self, connection: _Connection) -> None:
+        """Note that `connection` stands."""
+        self.connections.add(connection)
+        self._nobody.clear()
+
+    def lost(self, connection: _Connection) -> None:
+        """Note that `connection` is gone."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._nobody.set()
 
     def refuse_foreign(self, pid: int, uid: int) -> None:
         """Log a sender of another user, so seldom that it cannot fill the log."""
@@ -148,9 +162,6 @@ class MailboxServer:
         if now - self._foreign_logged >= _FOREIGN_LOG_INTERVAL_S:
             self._foreign_logged = now
             log.warning("%s: process %d of user %d refused", self.path, pid, uid)
-
-    def _unsent(self) -> bool:
-        return any(connection.unsent for connection in self.connections)
 
     def _unlink(self) -> None:
         # A successor may have bound the path already: its socket must stay.
@@ -182,18 +193,23 @@ class _Connection(asyncio.Protocol):
     def closing(self) -> bool:
         return self._transport.is_closing()
 
-    @property
-    def unsent(self) -> bool:
-        return self._transport.get_write_buffer_size() > 0
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's classes
         self._transport = transport
-        self._server.connections.add(self)
+        self._server.opened(self)
         self._outbox = Outbox(asyncio.get_running_loop(), transport, self._server.high_water)
-        pid, uid = peer_credentials(transport.get_extra_info("socket"))
+        try:
+            pid, uid = peer_credentials(transport.get_extra_info("socket"))
+        except OSError as error:
+            # uvloop needs one more descriptor to ask, and there may be none.
+            self._sender = Sender(self, 0, -1)
+            self._cut_off(f"its user is not known: {error.strerror}")
+            return
         self._sender = Sender(self, pid, uid)
-        if uid != os.geteuid():
+        if self._server.closing:
+            # asyncio tells of a connection one turn after it accepted it: close() may have come between.
+            transport.abort()
+        elif uid != os.geteuid():
             self._server.refuse_foreign(pid, uid)
             transport.abort()
 
@@ -216,7 +232,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         self.waiting.clear()
-        self._server.connections.discard(self)
+        self._server.lost(self)
         for callback in self._sender._callbacks:
             try:
                 callback()
@@ -266,7 +282,8 @@ class _Connection(asyncio.Protocol):
         try:
             reply = self._handler(envelope.body, self._sender)
         except Exception:
-            self._failed(envelope.body)
+            # Only the type: a request may carry key material.
+            log.exception("%s: handling %s failed", self._server.path, type(envelope.body).__name__)
             reply = Refused("internal error")
         if reply is None or isinstance(reply, Struct):
             if envelope.id:
@@ -302,14 +319,8 @@ class _Connection(asyncio.Protocol):
             self._failed(request, error)
             self.send(id, Refused("internal error"))
 
-    def _failed(self, request: Struct, error: BaseException | None = None) -> None:
-        # Only the type: a request may carry key material.
-        log.error(
-            "%s: handling %s failed",
-            self._server.path,
-            type(request).__name__,
-            exc_info=error if error else True,
-        )
+    def _failed(self, request: Struct, error: BaseException) -> None:
+        log.error("%s: handling %s failed", self._server.path, type(request).__name__, exc_info=error)
 
     def _cut_off(self, reason: str) -> None:
         self.waiting.clear()

@@ -141,6 +141,7 @@ class _Direction:
             size = _splice(self.source, pipe[1], SPLICE_AT_ONCE, flags=_FLAGS)
         except BlockingIOError:
             self._host.pipes.give_back(pipe)
+            self.watch(self._copy)  # splice never gets past a byte of urgent data; reading does
             return
         except OSError:
             self._host.pipes.give_back(pipe)
@@ -239,8 +240,8 @@ class PassthroughRelay:
         self,
         host: RelayHost,
         owner: Owner,
-        client: socket.socket,
-        upstream: socket.socket,
+        client: socket.SocketType,
+        upstream: socket.SocketType,
         idle_limit_s: float,
     ) -> None:
         self._host = host

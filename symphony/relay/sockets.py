@@ -8,21 +8,23 @@ import struct
 import sys
 import termios
 
+_UNIX = int(socket.AF_UNIX)
 _LINGER_NONE = struct.pack("ii", 1, 0)
-_TCP_STATE_OFFSET = 0
 _STILL_OPEN = frozenset({1, 4, 5})  # ESTABLISHED and our own FIN_WAIT states: the peer may still send
+_CLOSED = 7
+_READS_BEFORE_CLOSE = 8  # a client that sends without end must not be read without end
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: socket.SocketType) -> None:
     """Make ``close`` send a reset on TCP; a Unix socket has no such thing and is left as it is."""
-    if sock.family != socket.AF_UNIX:
+    if sock.family != _UNIX:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
         except OSError:
             pass  # closed or reset by the peer already: there is nobody left to tell
 
 
-def shut_writing(sock: socket.socket) -> None:
+def shut_writing(sock: socket.SocketType) -> None:
     """Pass on the end of a direction; a peer that has gone already needs no telling."""
     try:
         sock.shutdown(socket.SHUT_WR)
@@ -30,7 +32,7 @@ def shut_writing(sock: socket.socket) -> None:
         pass
 
 
-def undelivered(sock: socket.socket) -> int:
+def undelivered(sock: socket.SocketType) -> int:
     """How many bytes a TCP peer has not acknowledged yet (tcp(7), SIOCOUTQ); 0 when there is no telling."""
     try:
         return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -38,24 +40,36 @@ def undelivered(sock: socket.socket) -> int:
         return 0
 
 
-def has_closed(sock: socket.socket) -> bool:
+def has_closed(sock: socket.SocketType) -> bool:
     """Whether a TCP peer has ended its direction, told by the kernel (tcp(7), TCP_INFO), with bytes unread or not."""
+    return _state(sock) not in _STILL_OPEN
+
+
+def was_reset(sock: socket.SocketType) -> bool:
+    """Whether a TCP peer to which we have not ended our own direction has reset the connection.
+
+    The kernel reports a reset once; when that was to a call that ignored it, reads see an orderly end from then on.
+    """
+    return _state(sock) == _CLOSED
+
+
+def _state(sock: socket.SocketType) -> int:
     try:
-        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[_TCP_STATE_OFFSET]
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]  # its first byte is tcpi_state
     except OSError:
-        return True
-    return state not in _STILL_OPEN
+        return _CLOSED
 
 
-def close_after_alert(sock: socket.socket, alert: bytes = b"") -> None:
+def close_after_alert(sock: socket.SocketType, alert: bytes = b"") -> None:
     """Close so that an alert, given or already sent, reaches the peer.
 
     Closing a socket that has unread bytes sends a reset, and a reset makes the peer's kernel throw away what it has
     not read yet, the alert included. So what has arrived is read first.
     """
     try:
-        while len(sock.recv(65536)) == 65536:
-            pass
+        for _ in range(_READS_BEFORE_CLOSE):
+            if len(sock.recv(65536)) < 65536:
+                break
         if alert:
             sock.send(alert)
         sock.shutdown(socket.SHUT_WR)

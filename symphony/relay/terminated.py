@@ -43,7 +43,7 @@ from typing import Any, Protocol
 
 from symphony.observe.reasons import Reason
 from symphony.relay.host import RelayHost
-from symphony.relay.sockets import reset_on_close, shut_writing, undelivered
+from symphony.relay.sockets import reset_on_close, shut_writing, undelivered, was_reset
 from symphony.relay.timer_wheel import TICK_S
 from symphony.tls import library
 from symphony.tls.library import (
@@ -127,8 +127,8 @@ class TerminatedRelay:
         host: RelayHost,
         owner: Owner,
         session: Any,
-        client: socket.socket,
-        upstream: socket.socket,
+        client: socket.SocketType,
+        upstream: socket.SocketType,
         idle_limit_s: float,
     ) -> None:
         self._host = host
@@ -242,6 +242,9 @@ class TerminatedRelay:
             self._host.add_reader(self._client_fd, self._pull_client)
 
     def _client_ended(self) -> None:
+        if self._down is _ENDED and self._up_bytes is None:
+            self._close(None)
+            return
         self._host.remove_reader(self._client_fd)
         if self._up is _BLOCKED:
             self._up = _ENDING
@@ -254,7 +257,11 @@ class TerminatedRelay:
     def _end_up(self) -> None:
         self._up = _ENDED
         shut_writing(self._upstream)
-        self._finish_if_over()
+        # OpenSSL ignores a reset that comes while it sends its session tickets. Nobody is left to hear the answer.
+        if self._down is not _ENDED and was_reset(self._client):
+            self._close(Reason.CLIENT_RESET)
+        else:
+            self._finish_if_over()
 
     def _upstream_refuses(self, after: int, error: OSError) -> None:
         """The upstream takes no more bytes; what it sent before may still be on its way (rules 7 and 8)."""
@@ -336,7 +343,8 @@ class TerminatedRelay:
 
     def _end_down(self) -> None:
         self._down = _ENDED
-        shut_writing(self._client)
+        if self._up is not _ENDED:
+            shut_writing(self._client)
         self._finish_if_over()
 
     def _fail_down(self) -> None:

@@ -86,9 +86,9 @@ class TimerWheel:
                     due.extend(slot)
         self._tick = now
         for entry in due:
-            entry.timer_tick = 0
-        for entry in due:
-            if not entry.timer_tick:  # else an earlier entry of this turn has scheduled it anew
+            # Else an earlier entry of this turn has cancelled it (0) or scheduled it anew (later than now).
+            if 0 < entry.timer_tick <= now:
+                entry.timer_tick = 0
                 try:
                     entry.on_timer()
                 except Exception as error:  # noqa: BLE001 - told; the other entries are not to suffer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from actors.acceptor import AcceptorSettings, run_acceptor
 from symphony.config.model import Upstream
@@ -41,11 +43,24 @@ def wait_until(condition: Callable[[], Any], what: str, limit_s: float = LIMIT_S
         time.sleep(0.01)
 
 
+class Tls(NamedTuple):
+    """What makes a TLS policy."""
+
+    identity: Identity = IDENTITY
+    authority: ClientAuthority | None = None
+    http2: bool = False
+
+
 def route(
-    sni: str, *upstreams: Upstream, terminate: bool = True, rate: float = 0.0, burst: float = 0.0
+    sni: str,
+    *upstreams: Upstream,
+    terminate: bool = True,
+    policy: int = 0,
+    rate: float = 0.0,
+    burst: float = 0.0,
 ) -> RouteEntry:
-    """A route on the one listener, with policy 0 when it terminates."""
-    return RouteEntry(sni, upstreams, terminate, (0,) if terminate else (), rate, burst)
+    """A route on the one listener; `policy` is its TLS policy when it terminates, -1 for no certificate."""
+    return RouteEntry(sni, upstreams, terminate, (policy,) if terminate else (), rate, burst)
 
 
 def snapshot(
@@ -58,15 +73,28 @@ def snapshot(
     identity: Identity = IDENTITY,
     client_authority: ClientAuthority | None = None,
     buffer_size: int = 65536,
+    more: Sequence[Tls] = (),
 ) -> Snapshot:
-    """A snapshot with one listener and one TLS policy."""
+    """A snapshot with one listener. `identity`, `client_authority` and `http2` make policy 0, `more` those from 1."""
     listener = ListenerEntry(LISTENER, "127.0.0.1", 0, max_connections, idle_timeout_ms, handshake_timeout_ms)
-    digest = f"{hash(identity.chain_pem):x}"
-    authorities = {"authority": client_authority} if client_authority else {}
-    policy = TlsPolicy(digest, "authority" if client_authority else "", http2)
+    policies: list[TlsPolicy] = []
+    identities: dict[str, Identity] = {}
+    authorities: dict[str, ClientAuthority] = {}
+    for tls in (Tls(identity, client_authority, http2), *more):
+        digest = _digest(tls.identity.chain_pem)
+        identities[digest] = tls.identity
+        authority = ""
+        if tls.authority is not None:
+            authority = _digest(tls.authority.ca_pem, b"required" if tls.authority.required else b"optional")
+            authorities[authority] = tls.authority
+        policies.append(TlsPolicy(digest, authority, tls.http2))
     return Snapshot(
-        version, buffer_size, 30_000, (listener,), tuple(routes), (policy,), {digest: identity}, authorities
+        version, buffer_size, 30_000, (listener,), tuple(routes), tuple(policies), identities, authorities
     )
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def listening_socket(port: int = 0) -> socket.socket:
@@ -82,13 +110,14 @@ def listening_socket(port: int = 0) -> socket.socket:
 
 
 class AcceptorRig:
-    """`acceptors` real acceptors of which each is started on its own; number 0 is running."""
+    """`acceptors` real acceptors of which each is started on its own; `first` is the snapshot on disk, if any."""
 
-    def __init__(self, stage: Stage, first: Snapshot, acceptors: int = 1) -> None:
+    def __init__(self, stage: Stage, first: Snapshot | None, acceptors: int = 1) -> None:
         self._stage = stage
         self.runtime_dir = stage.runtime_dir
         self.store = SnapshotStore(stage.runtime_dir)
-        self.store.save(StoredSnapshot("/nowhere/symphony.toml", first))
+        if first is not None:
+            self.store.save(StoredSnapshot("/nowhere/symphony.toml", first))
         self.base = BaseContext()
         self.sockets = [listening_socket()]
         self.port: int = self.sockets[0].getsockname()[1]
@@ -113,10 +142,23 @@ class AcceptorRig:
         """How often connections ended for `reason`."""
         return sum(page.errors().get(reason.value, 0) for page in self.pages)
 
+    def total(self, slot: int) -> int:
+        """A total of :mod:`symphony.observe.counters` over all acceptors."""
+        return sum(page.values[slot] for page in self.pages)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many connections each reason ended, over all acceptors."""
+        found: dict[str, int] = {}
+        for page in self.pages:
+            for reason, times in page.errors().items():
+                found[reason] = found.get(reason, 0) + times
+        return found
+
     @property
     def active(self) -> int:
         """How many connections are open."""
-        return sum(page.values[ACTIVE] for page in self.pages)
+        return self.total(ACTIVE)
 
     def close(self) -> None:
         """Close the listening sockets."""
@@ -145,3 +187,24 @@ def resident_kib(pid: int) -> int:
         return sum(
             int(line.split()[1]) for line in file if line.startswith(("Private_Clean", "Private_Dirty"))
         )
+
+
+def cpu_seconds(pid: int) -> float:
+    """How much CPU time a process has used, in user mode and in the kernel (proc_pid_stat(5))."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def complaints(process: ActorProcess) -> list[str]:
+    """The lines of a process' log that are no lines, are at level error or carry a traceback."""
+    found = []
+    for line in process.log().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            found.append(line)
+            continue
+        if entry["level"] == "error" or "exception" in entry or "Traceback" in line:
+            found.append(line)
+    return found

@@ -156,8 +156,13 @@ class Background:
     def _run(self) -> None:
         try:
             self._outcome = self._function()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - result() raises it again
             self._error = error
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to an end, good or bad."""
+        return not self._thread.is_alive()
 
     def result(self, limit_s: float = LIMIT_S * 2) -> Any:
         self._thread.join(limit_s)

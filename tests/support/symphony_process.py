@@ -16,22 +16,28 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from symphony.api.status import ActorStatus, Status, gather_status
+from supervisor.messages import ChildDescription, DescribeTree, TreeDescription, TreeReply
+from symphony.api.status import RUNNING, SUPERVISOR, ActorStatus, Status, gather_status
+from symphony.mailbox.address import mailbox_path
+from symphony.mailbox.client import ask
+from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
 
 READY_WITHIN_S = 30.0
 STOPPED_WITHIN_S = 15.0
+MAILBOX_WITHIN_S = 5.0
 
 
 class SymphonyProcess:
@@ -125,10 +131,31 @@ class SymphonyProcess:
 
     def status(self) -> Status:
         """Ask the tree what it is doing."""
-        return asyncio.run(self._status()) if not _in_event_loop() else _in_thread(self._status)
+        return _wait(lambda: gather_status(str(self.runtime_dir), self.pid))
 
-    async def _status(self) -> Status:
-        return await gather_status(str(self.runtime_dir), self.pid)
+    def child(self, name: str) -> ChildDescription:
+        """What the supervisor alone says of one child, at once whatever the child does."""
+        path = mailbox_path(str(self.runtime_dir), SUPERVISOR)
+        tree = _wait(lambda: ask(path, DescribeTree(), TreeReply, MAILBOX_WITHIN_S))
+        assert isinstance(tree, TreeDescription), tree
+        return next(found for found in tree.children if found.name == name)
+
+    def acceptor(self, name: str) -> AcceptorDescription:
+        """What one acceptor says of itself."""
+        path = mailbox_path(str(self.runtime_dir), name)
+        answer = _wait(lambda: ask(path, DescribeAcceptor(), AcceptorReply, MAILBOX_WITHIN_S))
+        assert isinstance(answer, AcceptorDescription), answer
+        return answer
+
+    def acceptor_of(self, client: socket.socket) -> str | None:
+        """The acceptor that holds the other end of a client's connection, None while nobody has accepted it."""
+        local = client.getsockname()
+        for found in self.status().actors:
+            if found.kind == "acceptor" and found.pid is not None:
+                for entry in psutil.Process(found.pid).net_connections("tcp"):
+                    if entry.raddr and tuple(entry.raddr) == local:
+                        return found.name
+        return None
 
     def port(self, listener: int = 0) -> int:
         """The port that a listener is bound to, in the order of the configuration."""
@@ -144,6 +171,22 @@ class SymphonyProcess:
         pid = actor(self.status(), name).pid
         assert pid is not None, f"{name} is not running"
         return pid
+
+    def wait_running(self, name: str, within_s: float = 10.0) -> ChildDescription:
+        """Return a child once it runs; AssertionError after the deadline."""
+        deadline = time.monotonic() + within_s
+        while (child := self.child(name)).state != RUNNING:
+            assert time.monotonic() < deadline, (
+                f"not running within {within_s} s: {child}\n{self.log[-4000:]}"
+            )
+            time.sleep(0.005)
+        return child
+
+    def kill_child(self, name: str) -> ChildDescription:
+        """SIGKILL a child as soon as it runs; return what it was."""
+        child = self.wait_running(name)
+        os.kill(child.pid, signal.SIGKILL)
+        return child
 
     def wait_for(self, condition: Callable[[Status], bool], within_s: float = 10.0) -> Status:
         """Return the first status that fulfils `condition`; AssertionError with the last one after the deadline."""
@@ -238,18 +281,15 @@ def actor(status: Status, name: str) -> ActorStatus:
     return next(found for found in status.actors if found.name == name)
 
 
-def _in_event_loop() -> bool:
+def _wait(question: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """The answer to `question`, asked in this thread, or in another one where this one runs an event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
-
-
-def _in_thread(question: Callable[[], Any]) -> Any:
+        return asyncio.run(question())
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(asyncio.run(question())), daemon=True)
     thread.start()
     thread.join(10)
-    assert answers, "no status within 10 s"
+    assert answers, "no answer within 10 s"
     return answers[0]
