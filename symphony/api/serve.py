@@ -38,7 +38,7 @@ from symphony.version import __version__
 SUPERVISOR = "supervisor"
 _RELOAD_WITHIN_S = 60.0
 # A stopping acceptor first takes what waits in its queues; after so long, nobody is let in any more.
-_REFUSE_AFTER_S = 0.1
+_REFUSE_AFTER_S = 0.25
 
 log = structlog.get_logger()
 
@@ -205,12 +205,19 @@ class _Reloads:
 
     def __init__(self, runtime_dir: str) -> None:
         self._runtime_dir = runtime_dir
+        self._wanted = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Ask for a reload; while one is under way, another would read the same file."""
+        """Ask for a reload. One that is under way is followed by another: it may have read the file too early."""
+        self._wanted = True
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._reload(), name="reload")
+            self._task = asyncio.get_running_loop().create_task(self._reload_while_wanted(), name="reload")
+
+    async def _reload_while_wanted(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            await self._reload()
 
     async def _reload(self) -> None:
         try:

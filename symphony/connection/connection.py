@@ -281,8 +281,11 @@ class Connection:
         if slot is not None:
             slot.active -= 1
         if reason is not None:
-            upstream = slot.upstream.label if slot is not None else ""
-            ledger.failed(reason, upstream=upstream, **self._facts())
+            facts = self._facts()
+            facts["upstream"] = slot.upstream.label if slot is not None else ""
+            if reason is Reason.TLS_ERROR:
+                facts["detail"] = library.last_error()
+            ledger.failed(reason, **facts)
         ledger.closed(self, self._seat.slot)
 
     def on_timer(self) -> None:

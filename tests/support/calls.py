@@ -64,29 +64,32 @@ def connect(
     target: Target, context: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
 ) -> ssl.SSLSocket:
     """A connection whose handshake is done. Raises OSError."""
-    return shake(
-        socket.create_connection(("127.0.0.1", target.port), timeout=LIMIT_S), target, context, session
-    )
-
-
-def shake(
-    sock: socket.socket,
-    target: Target,
-    context: ssl.SSLContext | None = None,
-    session: ssl.SSLSession | None = None,
-) -> ssl.SSLSocket:
-    """The TLS connection over `sock`, which it takes over. Raises OSError."""
+    # Wrapped before it connects: the ssl module loses a socket that was reset before it is wrapped.
+    connection = _wrap(socket.socket(), target, context, session)
     try:
-        return (context or client_context(target)).wrap_socket(
-            # An end without close_notify is a cut answer, and must not pass for a whole one.
-            sock,
-            server_hostname=target.name,
-            session=session,
-            suppress_ragged_eofs=False,
-        )
+        connection.settimeout(LIMIT_S)
+        connection.connect(("127.0.0.1", target.port))
     except BaseException:
-        sock.close()
+        connection.close()
         raise
+    return connection
+
+
+def shake(sock: socket.socket, target: Target) -> ssl.SSLSocket:
+    """The TLS connection over `sock`, which is connected. Raises OSError."""
+    return _wrap(sock, target, None, None)
+
+
+def _wrap(
+    sock: socket.socket, target: Target, context: ssl.SSLContext | None, session: ssl.SSLSession | None
+) -> ssl.SSLSocket:
+    return (context or client_context(target)).wrap_socket(
+        sock,
+        server_hostname=target.name,
+        session=session,
+        # An end without close_notify is a cut answer, and must not pass for a whole one.
+        suppress_ragged_eofs=False,
+    )
 
 
 def ask(connection: ssl.SSLSocket) -> str:

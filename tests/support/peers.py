@@ -11,7 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 from OpenSSL import SSL
+
+from symphony.tls.certificate_maker import MadeCertificate
 
 LIMIT_S = 30
 _RECEIVE_TIMEOUT = struct.pack("ll", LIMIT_S, 0)
@@ -55,18 +60,12 @@ class PlainPeer:
         self.sock.shutdown(socket.SHUT_WR)
 
 
-class TlsPeer:
-    """A TLS client that can half-close, which the ssl module's cannot."""
+class _TlsEnd:
+    """A TLS end that can half-close, which the ssl module's cannot."""
 
-    def __init__(self, sock: socket.socket, name: str, *, version: int | None = None) -> None:
+    def __init__(self, sock: socket.socket, tls: SSL.Connection) -> None:
         self.sock = with_limit(sock)
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        if version is not None:
-            context.set_min_proto_version(version)
-            context.set_max_proto_version(version)
-        self.tls = SSL.Connection(context, sock)
-        self.tls.set_tlsext_host_name(name.encode())
-        self.tls.set_connect_state()
+        self.tls = tls
         self.tls.do_handshake()
 
     def send(self, data: bytes) -> None:
@@ -80,6 +79,38 @@ class TlsPeer:
 
     def end(self) -> None:
         self.tls.shutdown()
+
+
+class TlsPeer(_TlsEnd):
+    """A TLS client."""
+
+    def __init__(self, sock: socket.socket, name: str, *, version: int | None = None) -> None:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        if version is not None:
+            context.set_min_proto_version(version)
+            context.set_max_proto_version(version)
+        tls = SSL.Connection(context, sock)
+        tls.set_tlsext_host_name(name.encode())
+        tls.set_connect_state()
+        super().__init__(sock, tls)
+
+
+class TlsServerPeer(_TlsEnd):
+    """A TLS server, for a connection that is passed through."""
+
+    def __init__(self, sock: socket.socket, certificate: MadeCertificate) -> None:
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.use_certificate(load_pem_x509_certificate(certificate.chain_pem))
+        context.use_privatekey(_load_key(certificate.key_pem))
+        tls = SSL.Connection(context, sock)
+        tls.set_accept_state()
+        super().__init__(sock, tls)
+
+
+def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    key = load_pem_private_key(pem, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey), type(key)
+    return key
 
 
 def receive_exactly(peer: Peer, size: int) -> bytes:

@@ -18,7 +18,7 @@ from tests.support.symphony_process import SymphonyProcess
 
 _CONFIG = """\
 workers = {workers}
-drain_timeout_ms = 5000
+drain_timeout_ms = 20000
 
 [[listeners]]
 host = "127.0.0.1"
@@ -95,11 +95,20 @@ class Showcase:
     services: NamedServices
     config: str
     expected: dict[str, Expected]
+    addresses: dict[str, int | str]
 
     @property
     def without_certificate(self) -> Target:
         """The route that demands a client certificate, for a client that has none."""
         return replace(self.expected["mutual"].target, identity="")
+
+    def upstream_of(self, route: str) -> str:
+        """The upstreams of a route, as they stand in the configuration."""
+        if route == "pool":
+            return ", ".join(
+                f'{{ kind = "uds", path = "{self.addresses[at]}" }}' for at in ("pool_1", "pool_2")
+            )
+        return f'{{ kind = "tcp", host = "127.0.0.1", port = {self.addresses[route]} }}'
 
 
 @contextmanager
@@ -118,23 +127,21 @@ def running_showcase(workers: int = 2, port: int = 0) -> Iterator[Showcase]:
         client = make_certificate(["a-client"], authority=clients, client=True)
         files["clients.pem"] = clients.cert_pem
         files["client.pem"] = client.chain_pem + client.key_pem
-        config = _CONFIG.format(
-            workers=workers,
-            port=port,
-            exact=services.tcp("exact"),
-            wildcard=services.tcp("wildcard"),
-            mutual=services.tcp("mutual"),
-            passed=services.tls("passed", made["passed"]),
-            pool_1=services.uds("pool-1"),
-            pool_2=services.uds("pool-2"),
-            default=services.tcp("default"),
-        )
+        addresses: dict[str, int | str] = {
+            "exact": services.tcp("exact"),
+            "wildcard": services.tcp("wildcard"),
+            "mutual": services.tcp("mutual"),
+            "passed": services.tls("passed", made["passed"]),
+            "pool_1": services.uds("pool-1"),
+            "pool_2": services.uds("pool-2"),
+            "default": services.tcp("default"),
+        }
+        config = _CONFIG.format(workers=workers, port=port, **addresses)
         symphony = SymphonyProcess(config, files=files)
         try:
             symphony.start()
-            yield Showcase(
-                symphony, services, config, {route: _expect(symphony, route, made[route]) for route in ROUTES}
-            )
+            expected = {route: _expect(symphony, route, made[route]) for route in ROUTES}
+            yield Showcase(symphony, services, config, expected, addresses)
         finally:
             symphony.clean_up()
 

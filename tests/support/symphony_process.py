@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +225,10 @@ class SymphonyProcess:
             if self._process.poll() is None:
                 self._process.kill()
             self._process.wait(10)
-            # Actors whose supervisor is gone end by themselves; those that are stopped or hung do not.
-            _, left = psutil.wait_procs(list(self._family.values()), timeout=3)
+            left = list(self._family.values())
             for process in left:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             psutil.wait_procs(left, timeout=5)
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -1,0 +1,138 @@
+"""The benchmark's report and configuration texts."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from symphony.config.model import Config
+from tools.bench import catalogue, certs, report
+from tools.bench.axes import CPU
+from tools.bench.figures import spread
+from tools.bench.outcome import Figure, Machine, Report, Target
+from tools.bench.peers import Haproxy, Hitch, Nginx, Original, Peer, Service, Stunnel, Symphony
+from tools.bench.reload import MOVED, ManyRoutes
+
+
+def _figure(peer: str, axis: str, ratio: float, **more: object) -> Figure:
+    figure = Figure(axis=axis, title=f"title of {axis}", peer=peer, metric=CPU, unit="µs", **more)  # type: ignore[arg-type]
+    figure.value, figure.reference, figure.ratio = spread([30.0]), spread([32.0]), spread([ratio])
+    return figure
+
+
+@pytest.fixture
+def sample() -> Report:
+    failed = Figure(axis="up", title="title of up", peer="hitch", metric=CPU, failure="hitch: closed")
+    memory = Figure(
+        axis="memory", title="idle", peer="symphony", metric="KB each", unit="KB", target=Target("value", 22)
+    )
+    memory.value = spread([21.0, 20.0, 23.5])
+    return Report(
+        started="2026-01-01T00:00:00+00:00",
+        seconds=60,
+        pairs=5,
+        reference="nginx",
+        machine=Machine(
+            processor="A CPU", cores=2, memory_mb=1000, kernel="6", python="3", openssl="4", descriptors=1000,
+            load_average=0.1,
+        ),
+        versions={"nginx": "1.22.1"},
+        missing={"stunnel": "stunnel is not installed"},
+        warnings=list(catalogue.LEFT_OUT),
+        figures=[
+            _figure("symphony", "small", 1.10, target=Target("ratio", 1.05)),
+            _figure("haproxy", "small", 1.08),
+            _figure("symphony", "down", 0.90, target=Target("ratio", 0.92)),
+            failed,
+            memory,
+        ],
+    )  # fmt: skip
+
+
+def test_what_falls_short_stands_first(sample: Report) -> None:
+    lines = report.shortfalls(sample)
+    assert lines == [
+        "title of small, CPU per operation: 1.10 (1.10-1.10), target ≤ 1.05",
+        "title of up: hitch failed and is left out: hitch: closed",
+    ]
+    text = report.to_markdown(sample)
+    assert text.index(lines[0]) < text.index("## CPU per operation")
+    assert "stunnel is not installed" in text
+    assert "nginx 1.22.1" in text
+
+
+def test_a_failed_cell_has_no_number(sample: Report) -> None:
+    head, rows = report.ratio_table(sample)
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert cells["title of small"]["symphony"] == "1.10 (1.10-1.10)"
+    assert cells["title of small"]["haproxy"] == "1.08 (1.08-1.08)"
+    assert cells["title of small"]["target"] == "≤ 1.05: MISSED"
+    assert cells["title of down"]["target"] == "≤ 0.92: met"
+    assert cells["title of up"]["hitch"] == "failed"
+    assert cells["title of up"]["symphony"] == "-"
+
+
+def test_other_figures_have_their_unit(sample: Report) -> None:
+    head, rows = report.value_table(sample)
+    assert head == ["axis", "figure", "symphony", "nginx", "symphony to it", "target"]
+    assert rows == [["idle", "KB each", "21.0 (20.0-23.5) KB", "-", "", "≤ 22 KB: met"]]
+
+
+def test_json_comes_back_as_it_was(sample: Report) -> None:
+    assert msgspec.json.decode(report.to_json(sample), type=Report) == sample
+
+
+def test_axes_are_chosen_by_name_and_prefix() -> None:
+    axes = catalogue.all_axes()
+    assert [axis.key for axis in catalogue.select(["up", "resumed", "small-25"], axes)] == [
+        "resumed-1.3", "resumed-1.2", "small-25", "up",
+    ]  # fmt: skip
+    assert len({axis.key for axis in axes}) == len(axes)
+    assert len(catalogue.smoke_axes()) == 2
+    with pytest.raises(catalogue.UnknownAxis, match="no axis 'smal'"):
+        catalogue.select(["smal"], axes)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    pair = certs.make(tmp_path, "bench.test", "ecdsa")
+    return Service(tmp_path, 45678, tmp_path / "up.sock", pair)
+
+
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_symphonys_configuration_is_valid(service: Service, passthrough: bool) -> None:
+    service = Service(service.directory, 45678, service.upstream, service.pair, passthrough, workers=2)
+    config = msgspec.convert(tomllib.loads(Symphony().config(service)), Config)
+    assert config.workers == 2
+    assert config.listeners[0].port == 45678
+    assert config.routes[0].terminate_tls is not passthrough
+    assert (config.routes[0].cert is None) is passthrough
+
+
+def test_many_routes_are_valid_and_one_moves(service: Service) -> None:
+    many = ManyRoutes(10)
+    config = msgspec.json.decode(many.config(service), type=Config)
+    assert len(config.routes) == 12
+    moved = msgspec.json.decode(many.moved(service, Path("/elsewhere.sock")), type=Config)
+    changed = [a.sni for a, b in zip(config.routes, moved.routes, strict=True) if a != b]
+    assert changed == [MOVED]
+
+
+@pytest.mark.parametrize(
+    "peer", [Nginx(), Haproxy(), Hitch(), Stunnel(), Original()], ids=lambda peer: peer.name
+)
+def test_peers_serve_the_same_port_and_upstream(peer: Peer, service: Service) -> None:
+    text = peer.config(service)
+    assert "45678" in text
+    assert str(service.upstream) in text
+    assert "bench.test" in text or str(service.pair.chain.with_suffix("")) in text
+
+
+def test_the_original_sends_no_header_of_its_own(service: Service) -> None:
+    line = next(line for line in Original().config(service).splitlines() if "new SymphonyProxyWrap(" in line)
+    config, _ = json.JSONDecoder().raw_decode(line[line.index("{") :])
+    assert config["routes"][0]["sourceAddressHeader"] == "none"

@@ -1,0 +1,66 @@
+"""Totals in shared memory."""
+
+from __future__ import annotations
+
+import os
+
+from symphony.observe.counters import (
+    ACCEPTED,
+    ACTIVE,
+    BYTES_DOWN,
+    BYTES_UP,
+    HANDSHAKES,
+    REASON_SLOT,
+    RESUMED,
+    CounterPage,
+)
+from symphony.observe.reasons import Reason
+
+
+def test_slots_are_all_different() -> None:
+    page = CounterPage(["a", "b", "c"])
+    slots = [ACCEPTED, ACTIVE, BYTES_UP, BYTES_DOWN, HANDSHAKES, RESUMED, *REASON_SLOT.values()]
+    for name in ("a", "b", "c"):
+        slots += [page.listener_slot(name), page.listener_slot(name) + 1]
+    assert sorted(slots) == list(range(len(slots)))
+    assert set(REASON_SLOT) == set(Reason)
+    for at, slot in enumerate(slots):
+        page.values[slot] = at + 1
+    assert [page.values[slot] for slot in slots] == list(range(1, len(slots) + 1))
+
+
+def test_errors_leave_out_what_never_happened() -> None:
+    page = CounterPage([])
+    assert page.errors() == {}
+    page.values[REASON_SLOT[Reason.NO_SNI]] += 2
+    page.values[REASON_SLOT[Reason.INTERNAL_ERROR]] += 1
+    assert page.errors() == {"no_sni": 2, "internal_error": 1}
+
+
+def test_forgetting_gauges_keeps_totals() -> None:
+    page = CounterPage(["a", "b"])
+    for slot in range(len(page.values)):
+        page.values[slot] = 7
+    page.forget_active()
+    gauges = {ACTIVE, page.listener_slot("a") + 1, page.listener_slot("b") + 1}
+    assert [slot for slot in range(len(page.values)) if page.values[slot] == 0] == sorted(gauges)
+    assert all(page.values[slot] in (0, 7) for slot in range(len(page.values)))
+
+
+def test_another_process_reads_what_one_writes() -> None:
+    page = CounterPage(["a"])
+    large = 2**62
+    pid = os.fork()
+    if pid == 0:
+        page.values[BYTES_UP] = large
+        page.values[page.listener_slot("a")] += 3
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert page.values[BYTES_UP] == large
+    assert page.values[page.listener_slot("a")] == 3
+
+
+def test_pages_are_apart() -> None:
+    one, two = CounterPage(["a"]), CounterPage(["a"])
+    one.values[ACCEPTED] = 5
+    assert two.values[ACCEPTED] == 0

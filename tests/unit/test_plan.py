@@ -1,0 +1,154 @@
+"""From a snapshot to what an acceptor serves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from symphony.config.model import TcpUpstream, UdsUpstream
+from symphony.routing.plan import PlannedRoute, Planner
+from symphony.routing.snapshot import ClientAuthority, Identity, ListenerEntry
+from symphony.tls import library
+from symphony.tls.certificate_maker import make_authority, make_certificate
+from tests.support.acceptor import IDENTITY, LISTENER, Tls, route, snapshot
+
+ONE, TWO = UdsUpstream(path="/run/one"), TcpUpstream(host="127.0.0.1", port=9)
+_made = make_certificate(["second.test"])
+SECOND = Identity(_made.chain_pem, _made.key_pem)
+AUTHORITY = make_authority("clients").cert_pem
+
+
+async def test_everything_of_a_snapshot_is_there() -> None:
+    planner = Planner()
+    plan = await planner.build(
+        snapshot(
+            route("localhost", ONE, TWO, rate=5.0, burst=7.0),
+            route("*.example.test", TWO, terminate=False),
+            route("", ONE, policy=1),
+            route("bare.test", ONE, policy=-1),
+            version=9,
+            max_connections=11,
+            idle_timeout_ms=1234,
+            buffer_size=32768,
+            more=[Tls(SECOND)],
+        )
+    )
+    assert (plan.version, plan.read_buffer_size, len(plan.table)) == (9, 32768, 4)
+    index, listener = plan.listeners[LISTENER]
+    assert (index, listener.max_connections, listener.idle_timeout_ms) == (0, 11, 1234)
+    exact = lookup(plan.table.lookup(b"LocalHost."))
+    assert (exact.name, exact.terminate_tls, exact.rate, exact.burst) == ("localhost", True, 5.0, 7.0)
+    assert [slot.upstream for slot in exact.balancer.slots] == [ONE, TWO]
+    assert exact.contexts[0] is not None
+    passthrough = lookup(plan.table.lookup(b"www.example.test"))
+    assert (passthrough.terminate_tls, passthrough.contexts) == (False, ())
+    default = lookup(plan.table.lookup(None))
+    assert default.contexts[0] is not None and default.contexts[0] is not exact.contexts[0]
+    assert lookup(plan.table.lookup(b"bare.test")).contexts == (None,)
+    assert planner.contexts == 2
+
+
+def lookup(found: PlannedRoute | None) -> PlannedRoute:
+    assert found is not None
+    return found
+
+
+async def test_verify_mode_follows_the_client_authority() -> None:
+    plan = await Planner().build(
+        snapshot(
+            route("none.test", ONE),
+            route("required.test", ONE, policy=1),
+            route("optional.test", ONE, policy=2),
+            more=[
+                Tls(authority=ClientAuthority(AUTHORITY, True)),
+                Tls(authority=ClientAuthority(AUTHORITY, False)),
+            ],
+        )
+    )
+    modes = []
+    for name in (b"none.test", b"required.test", b"optional.test"):
+        context = lookup(plan.table.lookup(name)).contexts[0]
+        assert context is not None
+        modes.append(context.verify)
+    assert modes == [library.VERIFY_NONE, library.VERIFY_REQUIRED, library.VERIFY_OPTIONAL]
+
+
+async def test_next_plan_keeps_contexts_and_upstream_slots() -> None:
+    planner = Planner()
+    first = await planner.build(
+        snapshot(route("a.test", ONE, TWO), route("b.test", ONE, policy=1), more=[Tls(SECOND)])
+    )
+    a = lookup(first.table.lookup(b"a.test"))
+    a.balancer.slots[0].active = 5
+    second = await planner.build(
+        snapshot(route("a.test", TWO, ONE), route("new.test", ONE), version=2, http2=False, more=[])
+    )
+    same = lookup(second.table.lookup(b"a.test"))
+    assert same.contexts[0] is a.contexts[0]
+    assert [slot.active for slot in same.balancer.slots] == [0, 5]
+    assert (
+        lookup(second.table.lookup(b"new.test")).contexts[0] is a.contexts[0]
+    )  # one per policy, not per route
+    assert planner.contexts == 1  # that of the second policy is given up
+    assert lookup(first.table.lookup(b"b.test")).contexts[0] is not None  # the old plan is as it was
+
+
+async def test_another_identity_or_offer_is_another_context() -> None:
+    planner = Planner()
+    contexts = []
+    for version, options in enumerate(({}, {"http2": True}, {"identity": SECOND})):
+        plan = await planner.build(snapshot(route("a.test", ONE), version=version + 1, **options))  # type: ignore[arg-type]
+        contexts.append(lookup(plan.table.lookup(b"a.test")).contexts[0])
+    assert len(set(map(id, contexts))) == 3
+
+
+async def test_broken_identity_costs_its_own_routes_only() -> None:
+    broken = Identity(IDENTITY.chain_pem, SECOND.key_pem)
+    routes = snapshot(route("good.test", ONE), route("bad.test", ONE, policy=1), more=[Tls(SECOND)])
+    digest = routes.policies[1].identity
+    routes = msgspec.structs.replace(routes, identities={**routes.identities, digest: broken})
+    with capture_logs() as logs:
+        plan = await Planner().build(routes)
+    assert lookup(plan.table.lookup(b"good.test")).contexts[0] is not None
+    assert lookup(plan.table.lookup(b"bad.test")).contexts == (None,)
+    assert [line["event"] for line in logs] == ["context_failed"]
+
+
+async def test_contexts_follow_the_order_of_listeners() -> None:
+    entry = snapshot(route("a.test", ONE), more=[Tls(SECOND)])
+    second = ListenerEntry("[::1]:443", "::1", 443, 0, 1000, 1000)
+    one_route = msgspec.structs.replace(entry.routes[0], policies=(1, -1))
+    plan = await Planner().build(
+        msgspec.structs.replace(entry, listeners=(*entry.listeners, second), routes=(one_route,))
+    )
+    contexts = lookup(plan.table.lookup(b"a.test")).contexts
+    assert contexts[0] is not None and contexts[1] is None
+    assert plan.listeners["[::1]:443"][0] == 1
+
+
+async def test_building_a_large_snapshot_gives_way_to_other_work() -> None:
+    routes = snapshot(*(route(f"r{number}.test", ONE, TWO) for number in range(20_000)))
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    plan = await Planner().build(routes)
+    watching.cancel()
+    assert len(plan.table) == 20_000
+    assert longest < 0.1  # the table itself is built in one turn
+
+
+def test_planned_routes_are_small() -> None:
+    with pytest.raises(AttributeError):
+        PlannedRoute(route("a", ONE), None, ()).anything = 1  # type: ignore[arg-type,attr-defined]

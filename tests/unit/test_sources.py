@@ -1,0 +1,475 @@
+"""The rate limiter's table of sources: every decision, the box, open connections, eviction, and what survives."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symphony.protection.holders import Holders
+from symphony.protection.penalty import SourceLimits, TokenClock, Verdict
+from symphony.protection.sources import SourceRecord, SourceTable, UnknownListener
+
+PER_SECOND = SourceLimits(per_second=2.0, per_second_burst=3.0)
+BOXED = SourceLimits(per_second=2.0, per_second_burst=3.0, penalty_s=60.0)
+A, B = b"\x7f\0\0\1", b"\x7f\0\0\2"
+
+
+def table(limits: SourceLimits, capacity: int = 1000, now: float = 0.0) -> SourceTable:
+    made = SourceTable(capacity, now)
+    made.configure("web", limits, now)
+    return made
+
+
+def verdicts(sources: SourceTable, count: int, now: float, key: bytes = A) -> list[str]:
+    return [sources.decide("web", key, 1, now).value for _ in range(count)]
+
+
+def admitted(sources: SourceTable, key: bytes, now: float) -> bool:
+    return sources.decide("web", key, 1, now) in (Verdict.ADMITTED, Verdict.HELD)
+
+
+def test_no_limits() -> None:
+    sources = table(SourceLimits())
+    assert set(verdicts(sources, 100, 0.0)) == {"admitted"}
+    assert len(sources) == 0
+    with pytest.raises(UnknownListener):
+        sources.decide("other", A, 1, 0.0)
+
+
+def test_the_bucket_per_second() -> None:
+    sources = table(PER_SECOND)
+    assert verdicts(sources, 5, 10.0) == ["admitted"] * 3 + ["rate_limited"] * 2
+    assert verdicts(sources, 1, 10.0, B) == ["admitted"]
+    assert verdicts(sources, 1, 10.4) == ["rate_limited"]
+    assert verdicts(sources, 2, 10.5) == ["admitted", "rate_limited"]
+    assert verdicts(sources, 4, 100.0) == ["admitted"] * 3 + ["rate_limited"]
+
+
+def test_the_bucket_per_minute_is_another() -> None:
+    sources = table(SourceLimits(100.0, 100.0, per_minute=6.0, per_minute_burst=2.0))
+    assert verdicts(sources, 3, 0.0) == ["admitted"] * 2 + ["sustained_limited"]
+    assert verdicts(sources, 2, 10.0) == ["admitted", "sustained_limited"]
+    only = table(SourceLimits(per_minute=60.0, per_minute_burst=1.0))
+    assert verdicts(only, 2, 0.0) == ["admitted", "sustained_limited"]
+
+
+def test_the_order_of_reasons() -> None:
+    """Box before second before minute before open connections; a refusal takes nothing from what comes later."""
+    sources = table(SourceLimits(1.0, 1.0, 60.0, 2.0, penalty_s=10.0, max_concurrent=1))
+    assert verdicts(sources, 3, 0.0) == ["held", "rate_limited", "penalty_boxed"]
+    assert verdicts(sources, 1, 50.0) == ["too_many_connections"]
+    assert sources.release("web", A, 1)
+    assert verdicts(sources, 1, 60.0) == ["held"]
+    slow = table(SourceLimits(10.0, 2.0, 1.0, 1.0, max_concurrent=1))
+    assert verdicts(slow, 3, 0.0) == ["held", "sustained_limited", "rate_limited"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        (1.0, 0.5),
+        (1.0, 0.0),
+        (-1.0, 1.0),
+        (float("nan"), 1.0),
+        (1.0, float("nan")),
+        (0.0, 0.0, 1.0, 0.0),
+        (0.0, 0.0, 0.0, 0.0, -1.0),
+        (0.0, 0.0, 0.0, 0.0, 0.0, -1),
+    ],
+)
+def test_limits_that_make_no_bucket(limits: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        SourceLimits(*limits)  # type: ignore[arg-type]
+
+
+# ---- the penalty box
+
+
+def test_the_box() -> None:
+    sources = table(BOXED)
+    assert verdicts(sources, 5, 0.0) == ["admitted"] * 3 + ["rate_limited", "penalty_boxed"]
+    assert verdicts(sources, 1, 59.9) == ["penalty_boxed"]
+    assert verdicts(sources, 1, 60.1) == ["admitted"]
+    assert verdicts(sources, 1, 0.0, B) == ["admitted"]
+
+
+def test_the_box_is_extended_while_the_source_goes_on_exceeding() -> None:
+    sources = table(BOXED)
+    verdicts(sources, 4, 0.0)
+    for step in range(1, 2000):  # ten a second: five times what it may
+        assert verdicts(sources, 1, step / 10) == ["penalty_boxed"]
+    end = 199.9
+    assert verdicts(sources, 1, end + 59.0) == ["penalty_boxed"]
+    assert verdicts(sources, 1, end + 61.0) == ["admitted"]
+
+
+def test_a_source_in_the_box_that_keeps_to_its_limits_comes_out() -> None:
+    sources = table(BOXED)
+    verdicts(sources, 4, 0.0)
+    seen = [verdicts(sources, 1, float(second))[0] for second in range(1, 70)]
+    assert seen[:59] == ["penalty_boxed"] * 59
+    assert seen[60:] == ["admitted"] * 9
+
+
+def test_without_a_penalty_nobody_is_boxed() -> None:
+    sources = table(PER_SECOND)
+    assert verdicts(sources, 10, 0.0)[3:] == ["rate_limited"] * 7
+    assert verdicts(sources, 1, 0.5) == ["admitted"]
+
+
+# ---- changing limits
+
+
+def test_other_limits_keep_what_is_known() -> None:
+    sources = table(BOXED)
+    verdicts(sources, 4, 0.0)
+    verdicts(sources, 2, 0.0, B)
+    sources.configure("web", SourceLimits(10.0, 3.0, penalty_s=5.0), 0.0)
+    assert verdicts(sources, 2, 0.0, B) == ["admitted", "rate_limited"]
+    assert verdicts(sources, 1, 59.0) == ["penalty_boxed"]
+
+
+def test_a_faster_rate_fills_a_bucket_faster_and_a_smaller_burst_holds_less() -> None:
+    sources = table(SourceLimits(1.0, 10.0))
+    assert verdicts(sources, 11, 0.0)[-1] == "rate_limited"
+    sources.configure("web", SourceLimits(100.0, 10.0), 1.0)  # one token was made so far
+    assert verdicts(sources, 3, 1.01) == ["admitted", "admitted", "rate_limited"]
+    sources.configure("web", SourceLimits(1.0, 2.0), 1.01)
+    assert verdicts(sources, 1, 1.5) == ["rate_limited"]
+    assert verdicts(sources, 2, 2.6) == ["admitted", "rate_limited"]
+    assert verdicts(sources, 3, 100.0) == ["admitted", "admitted", "rate_limited"]
+
+
+def test_a_listener_that_is_gone_takes_its_sources_along() -> None:
+    sources = table(SourceLimits(1.0, 1.0, max_concurrent=3))
+    sources.configure("mail", PER_SECOND, 0.0)
+    for index in range(100):
+        sources.decide("web", index.to_bytes(4, "big"), 1, 0.0)
+        sources.decide("mail", index.to_bytes(4, "big"), 1, 0.0)
+    sources.forget("web")
+    sources.forget("web")
+    with pytest.raises(UnknownListener):
+        sources.decide("web", A, 1, 0.0)
+    assert len(sources.holders) == 0
+    sources.sweep(100.0, 1000)
+    assert len(sources) == 0
+    sources.configure("web", SourceLimits(1.0, 1.0), 100.0)
+    assert verdicts(sources, 2, 100.0) == ["admitted", "rate_limited"]
+
+
+def test_listeners_count_apart() -> None:
+    sources = table(PER_SECOND)
+    sources.configure("mail", PER_SECOND, 0.0)
+    verdicts(sources, 4, 0.0)
+    assert sources.decide("mail", A, 1, 0.0) is Verdict.ADMITTED
+
+
+# ---- open connections
+
+
+def test_open_connections_over_all_holders() -> None:
+    sources = table(SourceLimits(max_concurrent=3))
+    assert [sources.decide("web", A, holder, 0.0).value for holder in (1, 2, 1, 2)] == [
+        "held",
+        "held",
+        "held",
+        "too_many_connections",
+    ]
+    assert sources.decide("web", B, 2, 0.0) is Verdict.HELD
+    assert not sources.release("web", A, 3)
+    assert sources.release("web", A, 2)
+    assert not sources.release("web", A, 2)
+    assert admitted(sources, A, 0.0)
+    assert len(sources.holders) == 4
+    assert len(sources) == 0
+
+
+def test_a_holder_that_is_gone_gives_all_back() -> None:
+    sources = table(SourceLimits(max_concurrent=2))
+    for holder in (1, 2):
+        sources.decide("web", A, holder, 0.0)
+        sources.decide("web", B, holder, 0.0)
+    assert sources.drop_holder(1) == 2
+    assert sources.drop_holder(1) == 0
+    assert not sources.release("web", A, 1)  # a late message of the dead
+    assert [sources.decide("web", A, 3, 0.0).value for _ in range(2)] == ["held", "too_many_connections"]
+
+
+def test_a_new_limiter_takes_the_holders_word() -> None:
+    sources = table(SourceLimits(max_concurrent=2))
+    sources.report_held(1, [(("web", A), 1), (("web", B), 0)])
+    sources.report_held(2, [(("web", A), 4)])
+    assert not admitted(sources, A, 0.0)
+    sources.report_held(2, [])
+    assert admitted(sources, A, 0.0)
+    assert not admitted(sources, A, 0.0)
+    assert sources.holders.count(("web", A)) == 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("araardf"), st.integers(1, 3), st.integers(0, 2)), max_size=80))
+def test_holders_like_a_plain_list(steps: list[tuple[str, int, int]]) -> None:
+    holders, plain = Holders(), []
+    for action, holder, source in steps:
+        key = ("web", bytes([source]))
+        if action == "a":
+            fits = sum(1 for _, other in plain if other == key) < 3
+            assert holders.acquire(holder, key, 3) == fits
+            plain += [(holder, key)] * fits
+        elif action == "r":
+            assert holders.release(holder, key) == ((holder, key) in plain)
+            if (holder, key) in plain:
+                plain.remove((holder, key))
+        elif action == "d":
+            assert holders.drop(holder) == sum(1 for other, _ in plain if other == holder)
+            plain = [pair for pair in plain if pair[0] != holder]
+        else:
+            holders.replace(holder, [(key, 2)])
+            plain = [pair for pair in plain if pair[0] != holder] + [(holder, key)] * 2
+        assert len(holders) == len(plain)
+        for number in range(3):
+            other = ("web", bytes([number]))
+            assert holders.count(other) == sum(1 for _, found in plain if found == other)
+
+
+# ---- exactness
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.5, 500.0), st.floats(1.0, 50.0), st.lists(st.floats(0.0, 0.5), min_size=1, max_size=300))
+def test_never_more_than_burst_and_rate_allow_and_never_much_less(
+    rate: float, burst: float, gaps: list[float]
+) -> None:
+    """Asked until it refuses at every step, a source gets all it may and not one more."""
+    sources = table(SourceLimits(rate, burst), now=1e6)
+    now, taken = 1e6, 0
+    for gap in gaps:
+        now += gap
+        while admitted(sources, A, now):
+            taken += 1
+            assert taken <= burst + rate * (now - 1e6) + 1e-3
+    assert admitted(sources, A, now + 1.0 / rate)
+
+
+def test_the_same_over_a_long_time() -> None:
+    """At five times its rate for an hour, on a clock that has run for a year."""
+    start = 3.2e7
+    sources = table(SourceLimits(10.0, 20.0), now=start)
+    taken = sum(admitted(sources, A, start + step / 50) for step in range(50 * 3600))
+    assert 0.999 * (20 + 10 * 3600) <= taken <= 20 + 10 * 3600
+
+
+def test_time_that_goes_back_is_no_time() -> None:
+    sources = table(PER_SECOND, now=100.0)
+    verdicts(sources, 3, 100.0)
+    assert verdicts(sources, 1, 0.0) == ["rate_limited"]
+    assert verdicts(sources, 2, 100.5) == ["admitted", "rate_limited"]
+    clock = TokenClock(5.0)
+    clock.change(1.0, 1.0, 5.0)
+    assert clock.read(1.0) == clock.read(5.0) == 0.0
+
+
+# ---- room
+
+
+def test_only_what_says_nothing_is_forgotten() -> None:
+    sources = table(BOXED, capacity=3)
+    verdicts(sources, 4, 0.0, b"boxed")
+    verdicts(sources, 3, 0.0, b"empty")
+    verdicts(sources, 1, 0.0, b"one")
+    assert verdicts(sources, 1, 0.1, b"new") == ["table_full"]
+    assert sources.turned_away == 1
+    # 'one' lacks nothing from 0.5 s on, 'empty' from 1.5 s on; both are looked at within two more seconds
+    assert verdicts(sources, 1, 4.0, b"new") == ["admitted"]
+    assert verdicts(sources, 1, 4.0, b"newer") == ["admitted"]
+    assert verdicts(sources, 1, 4.0, b"newest") == ["table_full"]
+    assert len(sources) == 3
+    assert verdicts(sources, 1, 59.0, b"boxed") == ["penalty_boxed"]
+
+
+def test_a_flood_of_addresses_resets_nobody() -> None:
+    """A source keeps its empty bucket and its penalty however many others come, and the table stays in bounds."""
+    draw = random.Random(1)
+    sources = table(SourceLimits(1.0, 2.0, 6.0, 4.0, penalty_s=30.0), capacity=500)
+    assert verdicts(sources, 3, 0.0) == ["admitted", "admitted", "rate_limited"]
+    now, room = 0.0, 0
+    while now < 29.0:
+        now += 0.001
+        verdict = sources.decide("web", draw.randbytes(8), 1, now)
+        assert verdict in (Verdict.ADMITTED, Verdict.TABLE_FULL)
+        room += verdict is Verdict.ADMITTED
+        assert len(sources) <= 500
+    assert verdicts(sources, 1, now) == ["penalty_boxed"]
+    assert room > 1000  # slots are given on to others all the while
+
+
+def test_everything_is_forgotten_in_the_end() -> None:
+    sources = table(SourceLimits(1.0, 5.0, 60.0, 60.0, penalty_s=20.0), capacity=10_000)
+    for index in range(5000):
+        verdicts(sources, 1 + index % 7, 0.0, index.to_bytes(4, "big"))
+    assert len(sources) == 5000
+    sources.sweep(1000.0, 100_000)
+    assert len(sources) == 0
+    assert verdicts(sources, 6, 1000.0)[-1] == "rate_limited"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0.0, 3.0), st.integers(0, 12), st.sampled_from(["decide", "decide", "sweep", "limits"])
+        ),
+        max_size=150,
+    ),
+    st.integers(2, 20),
+)
+def test_a_small_table_decides_like_an_endless_one(
+    steps: list[tuple[float, int, str]], capacity: int
+) -> None:
+    """Eviction shows in nothing but TABLE_FULL, which takes nothing and boxes nobody."""
+    limits = [
+        SourceLimits(1.0, 2.0, 20.0, 4.0, penalty_s=4.0),
+        SourceLimits(3.0, 1.0, 60.0, 9.0, penalty_s=2.0),
+    ]
+    small, endless = table(limits[0], capacity), table(limits[0], 10_000)
+    now = 0.0
+    for gap, number, action in steps:
+        now += gap
+        key = bytes([number])
+        if action == "decide":
+            verdict = small.decide("web", key, 1, now)
+            if verdict is not Verdict.TABLE_FULL:
+                assert verdict is endless.decide("web", key, 1, now)
+            else:
+                assert len(small) == capacity
+        elif action == "sweep":
+            small.sweep(now, number)
+        else:
+            for sources in (small, endless):
+                sources.configure("web", limits[number % 2], now)
+
+
+# ---- what survives a restart
+
+
+def all_records(sources: SourceTable, now: float, count: int = 500) -> list[SourceRecord]:
+    return [record for part in sources.records(now, count) for record in part]
+
+
+def test_records_restore_buckets_and_penalties() -> None:
+    limits = SourceLimits(1.0, 10.0, 60.0, 20.0, penalty_s=60.0)
+    sources = table(limits)
+    verdicts(sources, 4, 0.0, b"some")
+    verdicts(sources, 11, 0.0, b"boxed")
+    verdicts(sources, 1, 0.0, b"settled")
+    records = all_records(sources, 2.0)
+    assert {record.key for record in records} == {b"some", b"boxed"}
+    back = table(limits, now=5000.0)  # another clock
+    assert back.restore(records, 3.0, 5000.0) == 2
+    for key, later in ((b"some", 0.0), (b"some", 1.0), (b"settled", 0.0)):
+        now = verdicts(sources, 12, 5.0 + later, key)
+        assert verdicts(back, 12, 5000.0 + later, key) == now
+    assert verdicts(back, 1, 5000.0 + 54.9, b"boxed") == ["penalty_boxed"]
+    assert verdicts(back, 1, 5000.0 + 55.1, b"boxed") == ["admitted"]
+
+
+def test_restoring_takes_the_stricter_and_only_what_is_known() -> None:
+    sources = table(BOXED)
+    verdicts(sources, 3, 0.0)
+    records = [
+        SourceRecord("web", A, 1.0, 0.0, 0.0),
+        SourceRecord("web", B, 1e9, 0.0, 0.0),
+        SourceRecord("gone", A, 3.0, 0.0, 60.0),
+    ]
+    assert sources.restore(records, 0.0, 0.0) == 2
+    assert verdicts(sources, 1, 0.0) == ["rate_limited"]
+    assert verdicts(sources, 1, 0.6, B) == ["admitted"]  # a bucket can lack no more than it holds
+    assert sources.restore([SourceRecord("web", B, 1.0, 0.0, 5.0)], -100.0, 0.6) == 1
+    assert verdicts(sources, 1, 5.5, B) == ["penalty_boxed"]
+    full = table(BOXED, capacity=1)
+    assert full.restore([SourceRecord("web", key, 1.0, 0.0, 0.0) for key in (A, B)], 0.0, 0.0) == 1
+
+
+def test_records_in_parts_while_the_table_changes() -> None:
+    sources = table(SourceLimits(0.001, 5.0), capacity=5000)
+    for index in range(3000):
+        verdicts(sources, 1, 0.0, index.to_bytes(4, "big"))
+    found: set[bytes] = set()
+    for turn, part in enumerate(sources.records(0.0, 100)):
+        assert len(part) <= 100
+        found |= {record.key for record in part}
+        verdicts(sources, 1, 0.0, b"new" + turn.to_bytes(4, "big"))
+    assert {index.to_bytes(4, "big") for index in range(3000)} <= found
+
+
+def test_connections_let_in_without_asking_are_charged() -> None:
+    sources = table(SourceLimits(1.0, 5.0, 60.0, 100.0, penalty_s=10.0))
+    sources.charge("web", A, 3, 0.0)
+    assert verdicts(sources, 3, 0.0) == ["admitted", "admitted", "rate_limited"]
+    sources.charge("web", B, 1000, 0.0)
+    assert verdicts(sources, 1, 1.1, B) == ["admitted"]
+    with pytest.raises(UnknownListener):
+        sources.charge("other", A, 1, 0.0)
+
+
+def test_who_is_blocked() -> None:
+    sources = table(SourceLimits(1.0, 2.0, 60.0, 3.0, penalty_s=30.0, max_concurrent=2))
+    verdicts(sources, 3, 0.0, b"boxed")
+    verdicts(sources, 2, 10.0, b"empty")
+    verdicts(sources, 1, 10.0, b"quiet")
+    sources.configure("mail", SourceLimits(10.0, 10.0, 6.0, 1.0), 10.0)
+    sources.decide("mail", b"slow", 1, 10.0)
+    found = {
+        (entry.listener, entry.key, entry.verdict): entry.seconds
+        for part in sources.blocked(10.25)
+        for entry in part
+    }
+    assert found == {
+        ("web", b"boxed", Verdict.TOO_MANY_CONNECTIONS): 0.0,
+        ("web", b"empty", Verdict.TOO_MANY_CONNECTIONS): 0.0,
+        ("web", b"boxed", Verdict.PENALTY_BOXED): pytest.approx(19.75),
+        ("web", b"empty", Verdict.RATE_LIMITED): pytest.approx(0.75, abs=1e-4),
+        ("mail", b"slow", Verdict.SUSTAINED_LIMITED): pytest.approx(9.75, abs=1e-3),
+    }
+
+
+# ---- cost
+
+_MILLION = """
+import sys
+from symphony.protection.penalty import SourceLimits
+from symphony.protection.sources import SourceTable
+table = SourceTable(1_000_000, 0.0)
+table.configure("0.0.0.0:443", SourceLimits(10.0, 20.0, 60.0, 100.0, 600.0, 0), 0.0)
+for index in range(1_000_000):
+    table.decide("0.0.0.0:443", (index * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "big"), 1, index * 1e-6)
+assert len(table) == 1_000_000
+print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]))
+"""
+
+
+def test_a_million_sources_in_memory() -> None:
+    """The whole process at its highest, with IPv6 sources, whose keys are the longer ones."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MILLION], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert int(done.stdout) < 300_000
+
+
+def test_cost_of_a_decision() -> None:
+    sources = table(SourceLimits(10.0, 20.0, 60.0, 100.0, 600.0, 5), capacity=100_000)
+    keys = [index.to_bytes(4, "big") for index in range(2000)]
+
+    def seconds(now: float) -> float:
+        start = time.perf_counter()
+        for key in keys:
+            sources.decide("web", key, 1, now)
+        return (time.perf_counter() - start) / len(keys)
+
+    assert min(seconds(turn * 3.0) for turn in range(6)) < 30e-6

@@ -1,0 +1,89 @@
+"""The list of all axes with their numbers, and how a user names some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.bench.axes import Acceptors, AcceptRate, Axis, CpuAxis, IdleGrowth, Latency, MemoryAxis, Ready
+from tools.bench.job import Job
+from tools.bench.reload import Lookup, Reload
+
+LEFT_OUT = (
+    "with and without `[protection]`, and PROXY v2 to the upstream: not in the product yet, so not measured",
+)
+
+
+class UnknownAxis(ValueError):
+    """No axis has this name; says which there are."""
+
+
+def _handshake(version: str, *, resume: bool = False) -> Job:
+    return Job(
+        kind="fresh", sides=[], version=version, resume=resume, connections=10, warmup=100, operations=1000
+    )
+
+
+def _small(connections: int) -> Job:
+    return Job(kind="closed", sides=[], connections=connections, warmup=2000, operations=15_000)
+
+
+def _bulk(request: str, operations: int = 300) -> Job:
+    return Job(kind="closed", sides=[], request=request, connections=4, warmup=20, operations=operations)
+
+
+def all_axes() -> list[Axis]:
+    """Return every axis in the order of the report."""
+    full = "connect, full handshake, one request"
+    return [
+        CpuAxis("handshake-ecdsa-1.3", f"{full} (ECDSA P-256, TLS 1.3)", _handshake("1.3"), limit=0.92),
+        CpuAxis("handshake-ecdsa-1.2", f"{full} (ECDSA P-256, TLS 1.2)", _handshake("1.2"), limit=0.92),
+        CpuAxis("handshake-rsa-1.3", f"{full} (RSA-2048, TLS 1.3)", _handshake("1.3"), "rsa", limit=0.92),
+        CpuAxis("handshake-rsa-1.2", f"{full} (RSA-2048, TLS 1.2)", _handshake("1.2"), "rsa", limit=0.92),
+        CpuAxis(
+            "resumed-1.3",
+            "resumed handshake, one request (TLS 1.3)",
+            _handshake("1.3", resume=True),
+            limit=0.95,
+        ),
+        CpuAxis(
+            "resumed-1.2",
+            "resumed handshake, one request (TLS 1.2)",
+            _handshake("1.2", resume=True),
+            limit=0.95,
+        ),
+        CpuAxis("small-1", "small request, 1 kept connection", _small(1), limit=1.05),
+        CpuAxis("small-25", "small request, 25 kept connections", _small(25), limit=1.05),
+        CpuAxis("small-500", "small request, 500 kept connections", _small(500), limit=1.05),
+        CpuAxis("down", "1 MiB down", _bulk("down"), limit=0.92),
+        CpuAxis("up", "1 MiB up", _bulk("up"), upstream="sink", limit=0.95),
+        CpuAxis("both", "1 MiB up and 1 MiB down at once", _bulk("both", 200), upstream="sink"),
+        CpuAxis(
+            "pass-small", "passthrough: small request, 25 connections", _small(25), upstream="tls", limit=1.2
+        ),
+        CpuAxis("pass-bulk", "passthrough: 1 MiB down", _bulk("down"), upstream="tls", limit=0.72),
+        MemoryAxis("memory", "idle connection, terminated", limit_kb=22),
+        MemoryAxis("memory-pass", "idle connection, passthrough", upstream="tls", limit_kb=4),
+        IdleGrowth(),
+        AcceptRate(),
+        Latency(),
+        Acceptors(),
+        Lookup(),
+        Reload(),
+        Ready(),
+    ]
+
+
+def select(names: Sequence[str], axes: Sequence[Axis]) -> list[Axis]:
+    """Return the axes with these names; a name also stands for all that begin with it and a hyphen."""
+    chosen: list[Axis] = []
+    for name in names:
+        found = [axis for axis in axes if axis.key == name or axis.key.startswith(f"{name}-")]
+        if not found:
+            raise UnknownAxis(f"no axis {name!r}; there are {', '.join(axis.key for axis in axes)}")
+        chosen += [axis for axis in found if axis not in chosen]
+    return [axis for axis in axes if axis in chosen]
+
+
+def smoke_axes() -> list[Axis]:
+    """Return two axes that take a few seconds: they show that the benchmark works, not how fast anything is."""
+    return select(["small-25", "handshake-ecdsa-1.3"], all_axes())

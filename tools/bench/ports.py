@@ -1,0 +1,74 @@
+"""Free ports, and who owns one: nothing is measured before it is known whose socket it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+_LISTEN = "0A"
+
+
+class PortTaken(Exception):
+    """Something that this program did not start listens on the port."""
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback address that nobody uses at this moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def parse_listeners(text: str, port: int) -> set[int]:
+    """Return the inodes of the sockets that listen on a port, from the text of /proc/net/tcp or tcp6."""
+    inodes = set()
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+            inodes.add(int(fields[9]))
+    return inodes
+
+
+def listening_inodes(port: int) -> set[int]:
+    """Return the inodes of all sockets that listen on a port, IPv4 and IPv6."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        path = Path(table)
+        if path.exists():
+            inodes |= parse_listeners(path.read_text(), port)
+    return inodes
+
+
+def sockets_of(pid: int) -> set[int]:
+    """Return the inodes of the sockets that a process holds open."""
+    inodes: set[int] = set()
+    try:
+        entries = os.listdir(f"/proc/{pid}/fd")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return inodes
+    for entry in entries:
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{entry}")
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(int(target[8:-1]))
+    return inodes
+
+
+def owned_by(port: int, pids: Iterable[int]) -> bool:
+    """Say whether something listens on the port, and every such socket is held by one of these processes.
+
+    Raises PortTaken when a socket listens there that none of them holds.
+    """
+    inodes = listening_inodes(port)
+    if not inodes:
+        return False
+    ours: set[int] = set()
+    for pid in pids:
+        ours |= sockets_of(pid)
+    if inodes - ours:
+        raise PortTaken(f"port {port} belongs to a process that this benchmark did not start")
+    return True
