@@ -32,6 +32,7 @@ from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, Co
 from symphony.observe.reasons import Reason
 from symphony.protection.limiter import RouteLimiter
 from symphony.relay.host import RelayHost, owner_of
+from symphony.relay.sockets import shut_reading
 from symphony.routing.plan import Plan, Planner
 from symphony.routing.snapshot import Snapshot
 from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError
@@ -50,7 +51,8 @@ class AcceptorSettings:
     """What an acceptor is given by the process that forked it.
 
     `sockets` maps a listener's id to its listening sockets, one per acceptor; `addresses` to its address as bound;
-    `pages` and `names` have one entry per acceptor. `index` is this acceptor's place in all of them.
+    `pages` and `names` have one entry per acceptor. `index` is this acceptor's place in all of them. `own_grace_s` is
+    how long it lets open connections finish when the supervisor is gone.
     """
 
     runtime_dir: str
@@ -60,6 +62,7 @@ class AcceptorSettings:
     addresses: Mapping[str, str]
     base: BaseContext
     pages: Sequence[CounterPage]
+    own_grace_s: float = 5.0
     registry: str = "route-registry"
     limiter: str = "rate-limiter"
     sampler: str = "cpu-sampler"
@@ -159,6 +162,12 @@ class Acceptor(Actor):
         for client in (self._registry, self._limiter, self._sampler):
             await client.close()
 
+    def orphaned(self) -> None:
+        """Free the ports: no successor will serve what queues up there, and another instance may want them now."""
+        for sockets in self._settings.sockets.values():
+            for sock in sockets:
+                shut_reading(sock)
+
     async def _drain(self, state: ServingState, patience_s: float) -> None:
         ledger = state.ledger
         emptied = asyncio.Event()
@@ -230,7 +239,15 @@ class Acceptor(Actor):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            self._enter_service(await self._planner.build(snapshot))
+            try:
+                plan = await self._planner.build(snapshot)
+            except Exception:
+                # The registry has checked it, so this is a fault of ours; what is served now stays served.
+                log.exception("snapshot_not_applied", version=snapshot.version)
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            self._enter_service(plan)
             log.info("snapshot_applied", version=snapshot.version, routes=len(state.plan.table))
             self._acknowledge()
 
@@ -287,4 +304,4 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 def run_acceptor(birth: Birth, settings: AcceptorSettings) -> None:
     """Be an acceptor's process."""
-    run_actor(birth, lambda: Acceptor(settings, birth.name))
+    run_actor(birth, lambda: Acceptor(settings, birth.name), own_grace_s=settings.own_grace_s)

@@ -1,10 +1,10 @@
 """What every actor's process runs inside: event loop, lifeline, mailbox, signals, and an orderly end.
 
 An actor's life: make it, `start` it, serve its mailbox, say that it is ready; then, when told to stop, `stop` it
-within the grace it is given and exit with 0. It is told by the supervisor over the lifeline, by SIGTERM, or by the
-end of the lifeline (the supervisor is gone); in the last two cases the grace is the actor's own. A second stop can
-only shorten the grace of the first. SIGINT and SIGHUP are ignored: a terminal sends them to all processes at once,
-and the supervisor is the one to decide what then happens.
+within the grace it is given and exit with 0. It is told by the supervisor over the lifeline, or by the end of the
+lifeline (the supervisor is gone; the grace is then the actor's own). A second stop can only shorten the grace of the
+first. SIGINT, SIGHUP and SIGTERM are ignored: a terminal or a service manager sends them to all processes at once, and
+the supervisor is the one to decide what then happens, in which order and how fast.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -56,6 +57,9 @@ class Actor:
     def sibling(self, name: str, up: bool) -> None:
         """Learn that a child of the same group is gone, or ready (again)."""
 
+    def orphaned(self) -> None:
+        """Learn that the supervisor is gone; :meth:`stop` follows."""
+
     def depth(self) -> int:
         """How much work waits; the supervisor shows it."""
         return self.mailbox.depth
@@ -67,7 +71,7 @@ def run_actor(birth: Birth, make_actor: Callable[[], Actor], *, own_grace_s: flo
     Raises SystemExit(1) when it could not run; what went wrong is then logged and told to the supervisor.
     """
     name_process(birth.name)
-    for ignored in (signal.SIGINT, signal.SIGHUP):
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         ended_well = runner.run(_Life(birth, own_grace_s).live(make_actor))
@@ -83,19 +87,19 @@ class _Life:
         self._lifeline = Lifeline(birth.lifeline)
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.Future[float]
+        self._end_at = float("inf")
         self._ending: asyncio.Timeout | None = None
 
     async def live(self, make_actor: Callable[[], Actor]) -> bool:
         """Return whether the actor could do its work."""
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.create_future()
-        self._loop.add_signal_handler(signal.SIGTERM, self._end_within, self._own_grace_s, "signal")
         lifeline = self._lifeline
         lifeline.on_stop = lambda grace: self._end_within(grace, "supervisor")
-        lifeline.on_orphaned = lambda: self._end_within(self._own_grace_s, "orphaned")
         try:
             actor = make_actor()
             lifeline.on_sibling = actor.sibling
+            lifeline.on_orphaned = partial(self._orphaned, actor)
             await lifeline.open()
             if await self._begin(actor):
                 lifeline.depth = actor.depth
@@ -132,20 +136,26 @@ class _Life:
 
     async def _end(self, actor: Actor) -> None:
         try:
-            async with asyncio.timeout_at(self._deadline.result()) as self._ending:
-                await actor.stop(max(0.0, self._deadline.result() - self._loop.time()))
+            # Not the future's result: a second request may have come between it and this.
+            async with asyncio.timeout_at(self._end_at) as self._ending:
+                await actor.stop(max(0.0, self._end_at - self._loop.time()))
         except TimeoutError:
             log.warning("stopped before everything was finished")
         finally:
             self._ending = None
             await actor.mailbox.close()
 
+    def _orphaned(self, actor: Actor) -> None:
+        actor.orphaned()
+        self._end_within(self._own_grace_s, "orphaned")
+
     def _end_within(self, grace: float, cause: str) -> None:
         deadline = self._loop.time() + max(0.0, grace)
+        if deadline >= self._end_at:
+            return
+        self._end_at = deadline
         if not self._deadline.done():
             log.debug("stopping", cause=cause, grace_s=grace)
             self._deadline.set_result(deadline)
         elif self._ending is not None:
-            before = self._ending.when()
-            if before is None or deadline < before:
-                self._ending.reschedule(deadline)
+            self._ending.reschedule(deadline)

@@ -28,13 +28,11 @@ from symphony.tls.context import BaseContext
 
 # A child whose event loop says nothing for so long is hung: connections would wait for it without end.
 HEARTBEAT_TIMEOUT_S = 2.0
-# One restart a second for a minute. A child that dies of bad luck, or is killed again and again in a fault test,
-# must not take the proxy down.
-INTENSITY = 60
+# More than one child in a crash loop needs by its back-off: while a sibling serves, that must not take the proxy down.
+INTENSITY = 90
 PERIOD_S = 60.0
-# A child that is killed from outside is back at once; one in a crash loop tries every two seconds, well within the
-# intensity, while the others serve on.
-BACK_OFF = BackoffSpec(first_s=0.05, limit_s=2.0, reset_after_s=2.0)
+# A child that is killed from outside is back at once, and within a second however often that happens.
+BACK_OFF = BackoffSpec(first_s=0.05, limit_s=0.8, reset_after_s=2.0)
 # What an acceptor needs after the drain to end what is left and to say so.
 _AFTER_DRAIN_S = 0.5
 
@@ -92,7 +90,9 @@ def _acceptor_group(blueprint: Blueprint) -> GroupSpec:
     keep = tuple(sock.fileno() for listener in listeners for sock in listener.sockets)
     children = []
     for index, name in enumerate(names):
-        settings = AcceptorSettings(blueprint.runtime_dir, index, names, sockets, addresses, base, pages)
+        settings = AcceptorSettings(
+            blueprint.runtime_dir, index, names, sockets, addresses, base, pages, blueprint.drain_timeout_s
+        )
         run = partial(run_acceptor, settings=settings)
         shutdown_s = blueprint.drain_timeout_s + _AFTER_DRAIN_S
         children.append(_child(name, "acceptor", run, shutdown_s=shutdown_s, start_timeout_s=60.0, keep=keep))

@@ -25,9 +25,9 @@ from collections.abc import Callable
 
 from symphony.observe.reasons import Reason
 from symphony.relay import pipes
+from symphony.relay.direction import IDLE_CHECKS, LINGER_S, Owner
 from symphony.relay.host import RelayHost
 from symphony.relay.sockets import reset_on_close, shut_writing, undelivered
-from symphony.relay.terminated import IDLE_CHECKS, LINGER_S, Owner
 from symphony.relay.timer_wheel import TICK_S
 
 _readv = os.readv

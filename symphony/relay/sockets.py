@@ -32,6 +32,14 @@ def shut_writing(sock: socket.SocketType) -> None:
         pass
 
 
+def shut_reading(sock: socket.SocketType) -> None:
+    """Take a listening socket out of service: its port is free, and what waits in its queue is reset."""
+    try:
+        sock.shutdown(socket.SHUT_RD)
+    except OSError:
+        pass  # not listening any more: a sibling was first
+
+
 def undelivered(sock: socket.SocketType) -> int:
     """How many bytes a TCP peer has not acknowledged yet (tcp(7), SIOCOUTQ); 0 when there is no telling."""
     try:

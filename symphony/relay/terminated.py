@@ -38,10 +38,10 @@ from __future__ import annotations
 
 import os
 import socket
-from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from symphony.observe.reasons import Reason
+from symphony.relay.direction import IDLE_CHECKS, LINGER_S, Direction, Owner
 from symphony.relay.host import RelayHost
 from symphony.relay.sockets import reset_on_close, shut_writing, undelivered, was_reset
 from symphony.relay.timer_wheel import TICK_S
@@ -60,30 +60,8 @@ from symphony.tls.library import (
 _readv = os.readv
 _write = os.write
 
-LINGER_S = 2.0
-"""How long an upload that nobody wants is discarded after the answer to it is complete."""
-
-IDLE_CHECKS = 4
-"""An idle limit is looked at so many times within itself, so it is kept to within a quarter of itself."""
-
-
-class Direction(Enum):
-    """What a direction is doing."""
-
-    FLOWING = 0
-    BLOCKED = 1
-    ENDING = 2
-    DISCARDING = 3
-    RESET = 4
-    FAILING = 5
-    ENDED = 6
-
-
-class Owner(Protocol):
-    """Who is told when a relay is over."""
-
-    def relay_closed(self, relay: Any, reason: Reason | None) -> None:
-        """The relay has closed its sockets; `reason` is None for a connection that ended in the ordinary way."""
+READS_AT_ONCE = 2
+"""A read that fills the buffer is followed by another in the same event; more would make the other connections wait."""
 
 
 _FLOWING = Direction.FLOWING
@@ -268,12 +246,12 @@ class TerminatedRelay:
         host = self._host
         host.remove_writer(self._upstream_fd)
         self._up_bytes = None
-        was_reset = not isinstance(error, BrokenPipeError)
+        cut = not isinstance(error, BrokenPipeError)
         if after == ENDED:
-            self._up = _RESET if was_reset else _ENDED
+            self._up = _RESET if cut else _ENDED
             host.remove_reader(self._client_fd)
         else:
-            self._up = _RESET if was_reset else _DISCARDING
+            self._up = _RESET if cut else _DISCARDING
             host.add_reader(self._client_fd, self._discard_client)
         self._finish_if_over()
 
@@ -287,32 +265,44 @@ class TerminatedRelay:
 
     def _pull_upstream(self) -> None:
         buffer = self._host.buffer
-        try:
-            size = _readv(self._upstream_fd, buffer.iov)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._fail_down()
-            return
-        if not size:
-            if self._up is _RESET:
+        session = self._session
+        for _ in range(READS_AT_ONCE):
+            try:
+                size = _readv(self._upstream_fd, buffer.iov)
+            except BlockingIOError:
+                return
+            except OSError:
                 self._fail_down()
                 return
-            self._host.remove_reader(self._upstream_fd)
-            self._down = _ENDING
-            self._send_close_notify()
-            return
-        written: int = ssl_write(self._session, buffer.c, size)
-        if written > 0:
+            if not size:
+                self._upstream_ended()
+                return
+            written: int = ssl_write(session, buffer.c, size)
+            if written <= 0:
+                self._client_refuses(library.outcome(session, written), size)
+                return
             self.bytes_down += size
-        elif library.outcome(self._session, written) == WANT_WRITE:
-            self._down = _BLOCKED
-            self._down_bytes = bytes(buffer.view[:size])
-            host = self._host
-            host.remove_reader(self._upstream_fd)
-            host.add_writer(self._client_fd, self._flush_down)
-        else:
+            if size < buffer.size:
+                return
+
+    def _upstream_ended(self) -> None:
+        if self._up is _RESET:
+            self._fail_down()
+            return
+        self._host.remove_reader(self._upstream_fd)
+        self._down = _ENDING
+        self._send_close_notify()
+
+    def _client_refuses(self, outcome: int, size: int) -> None:
+        """The client takes no more now, or never again; `size` bytes for it are in the shared buffer."""
+        if outcome != WANT_WRITE:
             self.abort(Reason.CLIENT_RESET)
+            return
+        self._down = _BLOCKED
+        host = self._host
+        self._down_bytes = bytes(host.buffer.view[:size])
+        host.remove_reader(self._upstream_fd)
+        host.add_writer(self._client_fd, self._flush_down)
 
     def _flush_down(self) -> None:
         waiting = self._down_bytes

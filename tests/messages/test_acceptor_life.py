@@ -213,23 +213,33 @@ def test_connections_that_outlast_the_grace_are_ended_and_counted(
     assert complaints(process) == []
 
 
-@pytest.mark.parametrize("how", ["orphaned", "SIGTERM"])
-def test_acceptor_that_is_on_its_own_drains_and_ends(
-    lone: AcceptorRig, upstream: UpstreamHost, how: str
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_acceptor_that_is_on_its_own_frees_the_port_drains_and_ends(
+    lone: AcceptorRig, upstream: UpstreamHost
 ) -> None:
     process = lone.start()
     client, server = Site(lone, process, upstream).open()
-    if how == "orphaned":
-        process.orphan()
-    else:
-        process.signal(signal.SIGTERM)
+    process.signal(
+        signal.SIGTERM
+    )  # a service manager sends it to every process; it is the supervisor's to act on
+    exchange(client, server)
+    process.orphan()
+    wait_until(lambda: _refused(lone.port), "the port is free although a connection is open")
     for _ in range(3):
         exchange(client, server)
     server.sock.close()
     assert client.receive() == b""
     client.sock.close()
     assert process.wait_exit() == 0
-    assert lone.failures == {} and lone.active == 0
+    assert set(lone.failures) <= {"client_left"}  # a probe of the port may have come before it was freed
+    assert lone.active == 0
     assert complaints(process) == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Iterator
 
@@ -96,13 +95,9 @@ def test_life(stage: Stage) -> None:
     assert notes(stage) == ["start", "acceptor-1 down", "acceptor-1 up", "stop 7", "stopped"]
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "orphaned"])
-def test_own_grace(stage: Stage, how: str) -> None:
+def test_own_grace(stage: Stage) -> None:
     process = start(stage)
-    if how == "orphaned":
-        process.orphan()
-    else:
-        process.signal(signal.SIGTERM)
+    process.orphan()
     assert process.wait_exit() == 0
     assert notes(stage) == ["start", "stop 3", "stopped"]
 

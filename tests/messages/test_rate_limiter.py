@@ -154,11 +154,11 @@ async def test_a_limiter_that_hangs_is_waited_for_50_ms(stage: Stage) -> None:
 async def test_life_and_end(stage: Stage) -> None:
     process = start(stage)
     assert process.wait_beat().depth == 0
-    process.signal(signal.SIGINT)
-    process.signal(signal.SIGHUP)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        process.signal(number)
     async with sender(stage) as client:
         assert await granted(client, 1, "a", SLOW, 1) == 1
-        process.signal(signal.SIGTERM)
+        process.ask_to_stop(2.0)
         assert process.wait_exit() == 0
     assert "rate-limiter.sock" not in os.listdir(stage.runtime_dir)
 
