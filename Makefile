@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint types format unit clean
+.PHONY: help run bench test lint types format unit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ types: $(READY_TEST) ## mypy --strict
 
 unit: $(READY_TEST) ## only the fast tests
 	$(BIN)/python -m pytest -n $(WORKERS) tests/unit
+
+bench: $(READY_TEST) ## measure against nginx, HAProxy, hitch and others; writes docs/benchmarks.md (BENCH="--help" for its options)
+	$(BIN)/python -m tools.bench $(or $(BENCH),--doc docs/benchmarks.md --json docs/benchmarks.json)
 
 clean: ## remove the environment, caches and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

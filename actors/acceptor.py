@@ -16,6 +16,7 @@ from typing import Any
 from structlog import get_logger
 
 from actors.runtime import Actor, Birth, CannotRun, run_actor
+from symphony.config.snapshot import Snapshot
 from symphony.connection.accepting import AcceptLoop
 from symphony.connection.adoption import ADOPT_AFTER_S, Neighbourhood
 from symphony.connection.housekeeping import GarbageClock
@@ -34,7 +35,6 @@ from symphony.protection.limiter import RouteLimiter
 from symphony.relay.host import RelayHost, owner_of
 from symphony.relay.sockets import shut_reading
 from symphony.routing.plan import Plan, Planner
-from symphony.routing.snapshot import Snapshot
 from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError
 from symphony.tls.context import BaseContext
 

@@ -9,8 +9,8 @@ from msgspec import Struct
 from symphony.api.child import call_in_child
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.resolve import Loaded, load
+from symphony.config.snapshot import ListenerEntry
 from symphony.config.source import find_file, read_document
-from symphony.routing.snapshot import ListenerEntry
 
 
 class Examination(Struct, frozen=True):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from symphony.config.check import render_address
 from symphony.config.problem import ConfigError, Problem
-from symphony.routing.snapshot import ListenerEntry
+from symphony.config.snapshot import ListenerEntry
 
 # The kernel lowers it to net.core.somaxconn.
 BACKLOG = 4096

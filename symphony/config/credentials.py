@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from symphony.config.model import Certificate, MutualTls
 from symphony.config.problem import Problem, Severity, SharedWarnings
+from symphony.config.snapshot import ClientAuthority, Identity
 from symphony.config.source import UnreadableFile, read_file_and_mode
 from symphony.config.wording import join_place, quoted
-from symphony.routing.snapshot import ClientAuthority, Identity
 from symphony.tls.identity import Finding, Part, examine_authorities, examine_identity
 
 PEM_LIMIT = 4 << 20

@@ -147,7 +147,7 @@ class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit
     ] = None
     read_buffer_size: Annotated[
         int, Meta(ge=16384, le=16_777_216, description="Bytes moved at most at one go, per process.")
-    ] = 65536
+    ] = 131072
     drain_timeout_ms: Annotated[Milliseconds, Meta(description="How long a stop waits for connections.")] = (
         30000
     )

@@ -21,7 +21,7 @@ from msgspec import Struct
 from symphony.config.model import Config
 from symphony.config.problem import Problem, Severity
 from symphony.config.resolve import Loaded
-from symphony.routing.snapshot import RouteEntry, Snapshot, TlsPolicy
+from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy
 
 
 class Merged(Struct, frozen=True):

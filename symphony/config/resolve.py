@@ -27,9 +27,9 @@ from symphony.config.model import Config, Listener, Route, Upstream
 from symphony.config.problem import ConfigError, Problem, Severity, SharedWarnings
 from symphony.config.schema import convert, convert_or_none
 from symphony.config.server_name import ServerNameError, normalise_server_name
+from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.config.source import Document, read_document
 from symphony.config.wording import quoted
-from symphony.routing.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 
 _ROUTE_PLACE = re.compile(r"routes\[(\d+)\]")
 _ELEMENT_PLACE = re.compile(r"(listeners|routes)\[(\d+)\]")

@@ -74,7 +74,9 @@ class AcceptLoop:
         except ConnectionError:
             return True  # the client gave up while it was waiting
         except OSError as error:
-            if error.errno == errno.EINVAL:  # somebody who holds the socket too has shut it down: it is over for good
+            if (
+                error.errno == errno.EINVAL
+            ):  # somebody who holds the socket too has shut it down: it is over for good
                 self._state.host.remove_reader(self._listening.fileno())
             else:
                 self._rest(error)

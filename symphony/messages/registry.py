@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from symphony.config.problem import Problem
+from symphony.config.snapshot import ListenerEntry, Snapshot
 from symphony.mailbox.envelope import Refused
-from symphony.routing.snapshot import ListenerEntry, Snapshot
 
 
 class SubscribeRoutes(Struct, frozen=True, array_like=True, tag=True):

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from OpenSSL import SSL
 from structlog import get_logger
 
+from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.routing.balancer import Balancer, UpstreamPool
-from symphony.routing.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.routing.table import RouteTable
 from symphony.tls.context import RouteContext
 
@@ -73,14 +73,14 @@ class Planner:
         self._turn_began = time.monotonic()
         contexts = await self._build_contexts(snapshot)
         by_index: Sequence[RouteContext | None] = [contexts.get(policy) for policy in snapshot.policies]
-        entries: list[tuple[str, PlannedRoute]] = []
+        table: RouteTable[PlannedRoute] = RouteTable()
         for entry in snapshot.routes:
             chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
             route = PlannedRoute(entry, self.upstreams.balancer(entry.upstreams), chosen)
-            entries.append((entry.sni, route))
+            table.add(entry.sni, route)
             await self._give_way()
         self._contexts = contexts
-        return Plan(snapshot, RouteTable(entries))
+        return Plan(snapshot, table)
 
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}

@@ -21,7 +21,7 @@ from symphony.config.model import Config, UdsUpstream
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.reload import merge
 from symphony.config.resolve import Loaded, load
-from symphony.routing.snapshot import Snapshot
+from symphony.config.snapshot import Snapshot
 from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError, StoredSnapshot
 
 log = structlog.get_logger()

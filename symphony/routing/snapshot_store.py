@@ -13,7 +13,7 @@ import stat
 import msgspec
 from msgspec import Struct
 
-from symphony.routing.snapshot import Snapshot
+from symphony.config.snapshot import Snapshot
 
 FILE_NAME = "snapshot.bin"
 _FORMAT = 1

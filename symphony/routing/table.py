@@ -12,30 +12,36 @@ class RouteTable(Generic[R]):
     """Server names to routes of any type: exact names first, then ``*.suffix``, then the default.
 
     ``*.suffix`` stands for exactly one more label. A lookup costs at most three dictionary look-ups however
-    many routes there are. Tables are never changed: a new configuration makes a new one.
+    many routes there are. A table is filled before it serves, and not changed any more: a new configuration makes a
+    new one.
     """
 
     __slots__ = ("_exact", "_wildcard", "default")
 
-    def __init__(self, entries: Iterable[tuple[str, R]]) -> None:
-        """Take (name, route) pairs, names normalised: lower-case A-labels, ``*.suffix``, or "" (default).
-
-        Raises ValueError for a name that stands there twice or is not ASCII.
-        """
+    def __init__(self, entries: Iterable[tuple[str, R]] = ()) -> None:
+        """Take (name, route) pairs as :meth:`add` does."""
         self.default: R | None = None
         self._exact: dict[bytes, R] = {}
         self._wildcard: dict[bytes, R] = {}
-        seen: set[str] = set()
         for name, route in entries:
-            if name in seen:
-                raise ValueError(f"two routes for {name!r}")
-            seen.add(name)
-            if not name:
-                self.default = route
-            elif name.startswith("*."):
-                self._wildcard[name[2:].encode("ascii")] = route
-            else:
-                self._exact[name.encode("ascii")] = route
+            self.add(name, route)
+
+    def add(self, name: str, route: R) -> None:
+        """Lead `name` to `route`. Names are normalised: lower-case A-labels, ``*.suffix``, or "" (default).
+
+        Raises ValueError for a name that is there already or is not ASCII.
+        """
+        if not name:
+            if self.default is not None:
+                raise ValueError("two default routes")
+            self.default = route
+            return
+        wildcard = name.startswith("*.")
+        names, key = (self._wildcard, name[2:]) if wildcard else (self._exact, name)
+        encoded = key.encode("ascii")
+        if encoded in names:
+            raise ValueError(f"two routes for {name!r}")
+        names[encoded] = route
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._wildcard) + (self.default is not None)

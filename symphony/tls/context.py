@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 
-from symphony.routing.snapshot import ClientAuthority, Identity, TlsPolicy
+from symphony.config.snapshot import ClientAuthority, Identity, TlsPolicy
 from symphony.tls import library
 
 SESSION_LIFETIME_S = 7200

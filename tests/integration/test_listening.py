@@ -9,7 +9,7 @@ import pytest
 
 from symphony.api.listening import BoundListener, bind_listeners
 from symphony.config.problem import ConfigError
-from symphony.routing.snapshot import ListenerEntry
+from symphony.config.snapshot import ListenerEntry
 
 
 def entry(host: str, port: int) -> ListenerEntry:

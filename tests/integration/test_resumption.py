@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from symphony.config.snapshot import ClientAuthority, Identity, Snapshot
 from symphony.observe.counters import ACCEPTED, HANDSHAKES, RESUMED
-from symphony.routing.snapshot import ClientAuthority, Identity, Snapshot
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
 from tests.support.acceptor import AcceptorRig, Tls, complaints, route, snapshot
 from tests.support.actor_process import Stage

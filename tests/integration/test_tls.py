@@ -18,9 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from symphony.config.model import UdsUpstream
+from symphony.config.snapshot import ClientAuthority, Identity
 from symphony.observe.counters import HANDSHAKES
 from symphony.observe.reasons import Reason
-from symphony.routing.snapshot import ClientAuthority, Identity
 from symphony.tls.certificate_maker import make_authority, make_certificate
 from tests.support.acceptor import (
     IDENTITY,

@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from symphony.config.model import UdsUpstream
+from symphony.config.snapshot import ClientAuthority
 from symphony.observe.counters import ACCEPTED, HANDSHAKES
 from symphony.observe.reasons import Reason
-from symphony.routing.snapshot import ClientAuthority
 from symphony.tls.certificate_maker import make_authority, make_certificate
 from tests.support.acceptor import (
     Tls,

@@ -13,6 +13,7 @@ import pytest
 
 import actors.acceptor
 from symphony.config.model import UdsUpstream
+from symphony.config.snapshot import Snapshot
 from symphony.mailbox.client import ask
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.acceptor import (
@@ -22,7 +23,6 @@ from symphony.messages.acceptor import (
     ListenerTotals,
 )
 from symphony.messages.sampler import CpuReport, SamplerReply, SamplerRequest
-from symphony.routing.snapshot import Snapshot
 from tests.support.acceptor import (
     LISTENER,
     AcceptorRig,

@@ -11,11 +11,11 @@ import pytest
 from OpenSSL import SSL
 
 from symphony.config.model import UdsUpstream
+from symphony.config.snapshot import Snapshot
 from symphony.mailbox.client import ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
 from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, HANDSHAKES
 from symphony.observe.reasons import Reason
-from symphony.routing.snapshot import Snapshot
 from tests.support.acceptor import AcceptorRig, complaints, route, snapshot, wait_until
 from tests.support.actor_process import Stage
 from tests.support.peers import UpstreamHost

@@ -15,6 +15,7 @@ import pytest
 
 from actors.route_registry import RegistrySettings, run_route_registry
 from symphony.config.problem import Severity
+from symphony.config.snapshot import Snapshot
 from symphony.mailbox.client import MailboxClient, MailboxError
 from symphony.messages.registry import (
     ConfigDescription,
@@ -29,7 +30,6 @@ from symphony.messages.registry import (
     SubscribeTargets,
     TargetsPublished,
 )
-from symphony.routing.snapshot import Snapshot
 from symphony.routing.snapshot_store import SnapshotStore
 from symphony.tls.certificate_maker import make_certificate
 from tests.support.actor_process import LIMIT_S, ActorProcess, Stage

@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 from actors.acceptor import AcceptorSettings, run_acceptor
 from symphony.config.model import Upstream
-from symphony.observe.counters import ACTIVE, CounterPage
-from symphony.observe.reasons import Reason
-from symphony.routing.snapshot import (
+from symphony.config.snapshot import (
     ClientAuthority,
     Identity,
     ListenerEntry,
@@ -23,6 +21,8 @@ from symphony.routing.snapshot import (
     Snapshot,
     TlsPolicy,
 )
+from symphony.observe.counters import ACTIVE, CounterPage
+from symphony.observe.reasons import Reason
 from symphony.routing.snapshot_store import SnapshotStore, StoredSnapshot
 from symphony.tls.certificate_maker import make_certificate
 from symphony.tls.context import BaseContext

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from symphony.config.snapshot import Snapshot
 from symphony.mailbox.lifeline import ChildBeat, ChildReady
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.registry import (
@@ -19,7 +20,6 @@ from symphony.messages.registry import (
     Subscribed,
     SubscribeRoutes,
 )
-from symphony.routing.snapshot import Snapshot
 from tests.support.actor_process import LIMIT_S, ActorProcess, Stage
 
 

@@ -240,8 +240,8 @@ def test_cost_with_a_hundred_thousand_networks() -> None:
     addresses = [entry.partition("/")[0] for entry in draw.sample(entries, 2000)]
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         assert all(map(networks.contains, addresses))
-        return (time.perf_counter() - start) / len(addresses)
+        return (time.thread_time() - start) / len(addresses)
 
-    assert min(seconds() for _ in range(5)) < 5e-6
+    assert min(seconds() for _ in range(20)) < 5e-6

@@ -15,7 +15,7 @@ import pytest
 from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.config.problem import ConfigError, Severity
 from symphony.config.resolve import Loaded, load
-from symphony.routing.snapshot import Snapshot
+from symphony.config.snapshot import Snapshot
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
 
 DAY = timedelta(days=1)

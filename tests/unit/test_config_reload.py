@@ -10,7 +10,7 @@ import pytest
 from symphony.config.problem import Severity
 from symphony.config.reload import Merged, merge
 from symphony.config.resolve import Loaded, load
-from symphony.routing.snapshot import RouteEntry, Snapshot, TlsPolicy
+from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy
 from symphony.tls.certificate_maker import make_authority, make_certificate
 
 Load = Callable[..., Loaded]

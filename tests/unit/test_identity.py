@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from symphony.config.problem import Severity
-from symphony.routing.snapshot import ClientAuthority, Identity, TlsPolicy
+from symphony.config.snapshot import ClientAuthority, Identity, TlsPolicy
 from symphony.tls.certificate_maker import Authority, MadeCertificate, make_authority, make_certificate
 from symphony.tls.context import RouteContext
 from symphony.tls.identity import Finding, Part, examine_authorities, examine_identity

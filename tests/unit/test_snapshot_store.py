@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from symphony.config.model import TcpUpstream, UdsUpstream
-from symphony.routing.snapshot import (
+from symphony.config.snapshot import (
     ClientAuthority,
     Identity,
     ListenerEntry,
