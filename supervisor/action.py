@@ -29,7 +29,11 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Why the tree ended. `clean`: it was asked to, and every child went by itself."""
+    """Why the tree ended.
+
+    `clean`: it was asked to, and from then on no child failed or had to be killed for being late. Killing a child
+    whose `shutdown_s` is 0 is its ordinary way to end.
+    """
 
     reason: str
     clean: bool

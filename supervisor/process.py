@@ -6,15 +6,27 @@ sibling's lifeline held open would hide the supervisor's death from that sibling
 descriptors are still in memory, and one of them finalised later would close a number that is in use again. None ever
 is: they hang on frames of the supervisor that are still on the stack below the child's own and never unwind, since
 multiprocessing leaves the child by ``os._exit``; and what was garbage in the supervisor is frozen out of the collector.
+
+Signals are blocked from before the fork until the child has shed the supervisor's handlers. Otherwise a Ctrl-C in
+between would run the supervisor's handler in the child, which writes to the supervisor's event loop: there it would
+be a second Ctrl-C, and that one means to end at once.
+
+SIGPIPE is left as Python sets it, ignored: a write to a closed connection must fail, not end the child.
 """
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
+import multiprocessing.popen_fork  # otherwise loaded at the first start only
 import os
+import select
 import signal
 import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 
 import setproctitle
@@ -25,20 +37,29 @@ from supervisor.spec import Birth, ChildSpec
 
 _fork = multiprocessing.get_context("fork")
 _STANDARD = (0, 1, 2)
-_RESET = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGALRM)
 
 log = get_logger("supervisor")
 
 
 class ChildProcess:
-    """A running child. `lifeline` and `pidfd` are the supervisor's ends, `pidfd` readable once the child has ended."""
+    """A running child. `lifeline` and `pidfd` are the supervisor's ends, `pidfd` readable once the child has ended.
+
+    Raises OSError when there is no descriptor left for the pidfd; the process is then killed and reaped.
+    """
 
     def __init__(self, process: BaseProcess, lifeline: socket.socket) -> None:
         assert process.pid is not None, "a started process has a pid"
         self._process = process
         self.pid: int = process.pid
         self.lifeline = lifeline
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            lifeline.close()
+            process.kill()
+            process.join()
+            process.close()
+            raise
 
     def send(self, frame: bytes) -> bool:
         """Send a frame, or nothing: a child that does not read its lifeline is not waited for."""
@@ -56,11 +77,16 @@ class ChildProcess:
 
     def reap(self) -> Exit | None:
         """How the process ended, or None when it has not."""
-        self._process.join(0)
         code = self._process.exitcode
         if code is None:
             return None
         return Exit(signal=-code) if code < 0 else Exit(code=code)
+
+    def ended_within(self, limit_s: float) -> bool:
+        """Block for `limit_s` seconds at most; return whether the process has ended."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(max(0.0, limit_s) * 1000))
 
     def release(self) -> None:
         """Close what belongs to the process, ended or abandoned."""
@@ -68,17 +94,32 @@ class ChildProcess:
         os.close(self.pidfd)
         if self._process.exitcode is not None:
             self._process.close()
+        else:
+            # multiprocessing joins all it knows when the interpreter ends, and would wait for this one for ever.
+            vars(multiprocessing.process)["_children"].discard(self._process)
+
+
+def kill_all(children: list[ChildProcess], limit_s: float) -> None:
+    """SIGKILL, reap and release `children`; those not gone within `limit_s` seconds are abandoned."""
+    for child in children:
+        child.kill()
+    deadline = time.monotonic() + limit_s
+    for child in children:
+        child.ended_within(deadline - time.monotonic())
+        child.release()
 
 
 def spawn(spec: ChildSpec, incarnation: int) -> ChildProcess:
     """Fork `spec`'s child. Raises OSError when the machine has no process, memory or descriptor left for it."""
+    _flush_standard_streams()
     ours, theirs = socket.socketpair()
     try:
         ours.setblocking(False)
         process = _fork.Process(
             target=_be_child, args=(spec, Birth(spec.name, incarnation, theirs)), name=spec.name
         )
-        process.start()
+        with _signals_blocked():
+            _start(process, theirs)
     except BaseException:
         ours.close()
         raise
@@ -87,30 +128,93 @@ def spawn(spec: ChildSpec, incarnation: int) -> ChildProcess:
     return ChildProcess(process, ours)
 
 
+def _start(process: BaseProcess, theirs: socket.socket) -> None:
+    """Start `process`, which takes `theirs` with it. After a failure no descriptor is left behind.
+
+    multiprocessing makes two pipes before it forks, and loses them if the second one or the fork fails. Here is no
+    other thread that could open anything at the same time, so what is new then is what was lost.
+    """
+    before = _open_descriptors()
+    try:
+        process.start()
+    except OSError:
+        theirs.close()  # first: where the descriptors are used up, the listing needs one
+        for descriptor in _open_descriptors() - before:
+            os.close(descriptor)
+        raise
+
+
 def _be_child(spec: ChildSpec, birth: Birth) -> None:
-    """Run in the child; multiprocessing turns a return into exit code 0."""
+    """Run in the child, with all signals blocked; multiprocessing turns a return into exit code 0."""
     gc.freeze()
-    # Before the handlers: a signal must not be written to the supervisor's event loop.
     signal.set_wakeup_fd(-1)
-    for number in _RESET:
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     # Ctrl-C goes to the whole process group; the supervisor alone decides what then happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _close_all_but({*_STANDARD, birth.lifeline.fileno(), *spec.keep_fds})
+    _read_nothing()
     setproctitle.setproctitle(spec.title)
     try:
         spec.run(birth)
     except Exception:
         log.exception("child_failed", child=spec.name)
         raise SystemExit(1) from None
+    finally:
+        _flush_standard_streams()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _flush_standard_streams() -> None:
+    """Flush them, and let go of one that cannot be written.
+
+    multiprocessing flushes them before each fork and at each child's end. One that nobody reads any more would make
+    every fork fail there, and every normal end an abnormal one.
+    """
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, None)
+        except (AttributeError, ValueError):
+            continue  # there is none, or it is closed: multiprocessing minds neither
+
+
+def _read_nothing() -> None:
+    """Make standard input empty: a terminal's is the supervisor's."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
+    # multiprocessing put it on a descriptor that is closed by now and will be something else's.
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the life of the process
+
+
+def _open_descriptors() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            continue  # the listing's own, closed by now
+        found.add(descriptor)
+    return found
 
 
 def _close_all_but(kept: set[int]) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        if descriptor not in kept:
-            try:
-                os.close(descriptor)
-            except OSError:
-                pass  # the listing's own descriptor is gone by now
+    for descriptor in _open_descriptors() - kept:
+        try:
+            os.close(descriptor)
+        except OSError:
+            continue  # on Linux it is closed all the same; the error is of something written before

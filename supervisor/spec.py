@@ -49,7 +49,7 @@ class BackoffSpec:
     reset_after_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.first_s <= self.limit_s or self.reset_after_s < 0:
+        if not (0 < self.first_s <= self.limit_s and self.reset_after_s >= 0):
             raise SpecError(f"back-off needs 0 < first_s <= limit_s and reset_after_s >= 0: {self}")
 
 
@@ -59,8 +59,9 @@ class ChildSpec:
 
     `run` is called in the forked child and its return is a normal end; it must say ChildReady over the lifeline
     within `start_timeout_s`. `kind` is a label for descriptions. A child asked to stop is killed after `shutdown_s`
-    (0: at once, without asking). With `heartbeat_timeout_s`, a ready child that says nothing over its lifeline for
-    so long is killed and replaced. All inherited descriptors but `keep_fds` are closed in the child.
+    (0: at once, without asking); the grace it is told is a little shorter. With `heartbeat_timeout_s`, a ready
+    child that says nothing over its lifeline for so long is killed and replaced. All inherited descriptors but the
+    standard ones and `keep_fds` are closed in the child; its standard input is empty.
     """
 
     name: str
@@ -76,7 +77,9 @@ class ChildSpec:
     def __post_init__(self) -> None:
         if not self.name:
             raise SpecError("a child needs a name")
-        if self.shutdown_s < 0 or self.start_timeout_s <= 0 or (self.heartbeat_timeout_s or 1.0) < 0:
+        silence = self.heartbeat_timeout_s
+        # Asked this way round, NaN is refused as well.
+        if not (self.shutdown_s >= 0 and self.start_timeout_s > 0 and (silence is None or silence > 0)):
             raise SpecError(f"child {self.name}: times must be positive (shutdown_s may be 0)")
 
 
@@ -101,7 +104,7 @@ class GroupSpec:
     def __post_init__(self) -> None:
         if not self.name:
             raise SpecError("a group needs a name")
-        if self.intensity < 0 or self.period_s <= 0:
+        if not (self.intensity >= 0 and self.period_s > 0):
             raise SpecError(f"group {self.name}: intensity must not be negative, period_s must be positive")
         names = [node.name for node in self.walk()]
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -2,13 +2,16 @@
 
 It knows children, not what they are for. It is one thread and one asyncio loop, and forks from within it: the running
 loop is the parent's alone (asyncio remembers the process it runs in), and without threads no lock is held by anybody.
+No child watcher and no SIGCHLD are involved: a child's end is told by its pidfd.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -36,9 +39,11 @@ from supervisor.messages import (
     TreeReply,
     TreeRequest,
 )
-from supervisor.process import ChildProcess, spawn
+from supervisor.patience import KILL_PATIENCE_S
+from supervisor.process import ChildProcess, kill_all, spawn
 from supervisor.spec import GroupSpec
 from supervisor.tree import Tree
+from symphony.mailbox.envelope import Refused
 from symphony.mailbox.framing import FrameDecoder, FrameError
 from symphony.mailbox.lifeline import (
     MAX_LIFELINE_FRAME,
@@ -53,7 +58,8 @@ from symphony.mailbox.lifeline import (
 )
 from symphony.mailbox.server import MailboxServer, Sender
 
-LATE_REAP_S = 0.05
+_REAP_AGAIN_S = 0.05
+_REAP_ATTEMPTS = 20
 _RECEIVE = 65536
 
 log = get_logger("supervisor")
@@ -71,16 +77,20 @@ class Supervisor:
         self._children: dict[str, ChildProcess] = {}
         self._frames: dict[str, FrameDecoder] = {}
         self._depths: dict[str, int] = {}
+        self._abandoned: set[ChildProcess] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
         self._finished: asyncio.Future[Outcome]
         self._mailbox = MailboxServer(mailbox_path, TreeRequest, self._answer)
 
     async def run(self) -> Outcome:
-        """Start everything, and return when nothing runs any more."""
+        """Start everything, and return when nothing runs any more. Raises OSError when the mailbox cannot be opened."""
         self._loop = asyncio.get_running_loop()
         self._finished = self._loop.create_future()
         self._started_at = time.time()
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            # Inherited from whoever started this process; the kernel would then throw away how children ended.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         await self._mailbox.start()
         # Frozen, the modules' objects are not walked by any child's collector, and so stay shared with it.
         gc.collect()
@@ -92,13 +102,14 @@ class Supervisor:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            for name in tuple(self._children):
-                self._children[name].kill()
-                self._release(name)
+            for child in self._abandoned:
+                self._loop.remove_reader(child.pidfd)
+            kill_all(list(self._abandoned), 0.0)
+            kill_all([self._forget(name) for name in tuple(self._children)], KILL_PATIENCE_S)
             await self._mailbox.close()
 
     def request_stop(self, grace_s: float | None = None) -> None:
-        """Stop the tree, giving no child more than `grace_s`; called a second time: kill what is left."""
+        """Stop the tree within about `grace_s` seconds (None: as the specs say); called a second time: at once."""
         self._tree.stop(grace_s, self._now())
         self._act()
 
@@ -115,7 +126,7 @@ class Supervisor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._tree.next_deadline()
+        due = self._tree.next_deadline(self._now())
         if due is not None and not self._finished.done():
             self._timer = self._loop.call_later(max(0.0, due - self._now()), self._tick)
         if self._tree.ready and self._on_ready is not None:
@@ -140,7 +151,7 @@ class Supervisor:
                 if name in self._children:
                     self._children[name].kill()
             case AbandonProcess(name):
-                self._release(name)
+                self._abandon(name)
             case TellSibling(name, sibling, up, reason):
                 self._send(name, SiblingUp(sibling) if up else SiblingDown(sibling, reason))
             case Report(event, level, fields):
@@ -153,14 +164,19 @@ class Supervisor:
         try:
             child = spawn(self._tree.leaf(name).spec, incarnation)
         except OSError as error:
-            self._tree.child_said_why(name, f"cannot be started: {error.strerror}")
-            self._tree.child_exited(name, Exit(), self._now())
+            self._start_failed(name, error)
             return
-        self._children[name] = child
         self._frames[name] = FrameDecoder(MAX_LIFELINE_FRAME)
         self._depths[name] = 0
-        self._loop.add_reader(child.lifeline.fileno(), partial(self._lifeline_readable, name))
-        self._loop.add_reader(child.pidfd, partial(self._died, name))
+        try:
+            self._loop.add_reader(child.lifeline.fileno(), partial(self._lifeline_readable, name))
+            self._loop.add_reader(child.pidfd, partial(self._died, name))
+        except OSError as error:
+            self._loop.remove_reader(child.lifeline.fileno())
+            kill_all([child], KILL_PATIENCE_S)
+            self._start_failed(name, error)
+            return
+        self._children[name] = child
         log.info("child_started", child=name, pid=child.pid, incarnation=incarnation)
 
     def _send(self, name: str, message: StopChild | SiblingDown | SiblingUp) -> None:
@@ -168,10 +184,26 @@ class Supervisor:
         if child is not None and not child.send(encode_lifeline(message)):
             log.warning("child_not_told", child=name, message=type(message).__name__)
 
-    def _release(self, name: str) -> None:
+    def _start_failed(self, name: str, error: OSError) -> None:
+        now = self._now()
+        self._tree.child_said_why(name, f"cannot be started: {error}", now)
+        self._tree.child_exited(name, Exit(), now)
+
+    def _forget(self, name: str) -> ChildProcess:
         child = self._children.pop(name)
         self._loop.remove_reader(child.pidfd)
         self._loop.remove_reader(child.lifeline.fileno())
+        return child
+
+    def _abandon(self, name: str) -> None:
+        """Have no more to do with the child, but reap it should it ever end."""
+        child = self._forget(name)
+        self._abandoned.add(child)
+        self._loop.add_reader(child.pidfd, self._abandoned_died, child)
+
+    def _abandoned_died(self, child: ChildProcess) -> None:
+        self._loop.remove_reader(child.pidfd)
+        self._abandoned.discard(child)
         child.release()
 
     # Events
@@ -197,8 +229,8 @@ class Supervisor:
                 for payload in self._frames[name].feed(data):
                     self._hear(name, payload)
             except (FrameError, ValueError) as error:
-                log.error("child_garbled", child=name, error=str(error))
-                child.kill()
+                self._loop.remove_reader(child.lifeline.fileno())
+                self._tree.child_broken(name, f"cannot be understood: {error}", self._now())
                 return
             if len(data) < _RECEIVE:
                 return
@@ -212,24 +244,26 @@ class Supervisor:
                 self._depths[name] = depth
                 self._tree.child_heard(name, now)
             case ChildFailed(reason):
-                self._tree.child_said_why(name, reason)
+                self._tree.child_said_why(name, reason, now)
 
     def _died(self, name: str) -> None:
-        child = self._children[name]
         self._read_lifeline(name)  # its last words
-        end = child.reap()
-        if end is None:
-            # The pidfd is ready a moment before the parent may wait for the process.
-            self._loop.remove_reader(child.pidfd)
-            self._loop.call_later(LATE_REAP_S, self._reap_late, name, child)
-            return
-        self._release(name)
-        self._tree.child_exited(name, end, self._now())
-        self._act()
+        self._reap(name, self._children[name], _REAP_ATTEMPTS)
 
-    def _reap_late(self, name: str, child: ChildProcess) -> None:
-        if self._children.get(name) is child:
-            self._died(name)
+    def _reap(self, name: str, child: ChildProcess, attempts: int) -> None:
+        if self._children.get(name) is not child:
+            return  # abandoned meanwhile
+        end = child.reap()
+        if end is None and attempts:
+            # The kernel may make the pidfd ready a moment before the process can be waited for.
+            self._loop.remove_reader(child.pidfd)
+            self._loop.call_later(_REAP_AGAIN_S, self._reap, name, child, attempts - 1)
+            return
+        self._forget(name)
+        child.release()
+        # Without an end, somebody else in this process has waited for it.
+        self._tree.child_exited(name, end or Exit(), self._now())
+        self._act()
 
     # Mailbox
 
@@ -237,6 +271,8 @@ class Supervisor:
         match message:
             case DescribeTree():
                 return self._describe()
+            case StopTree(grace_s) if not 0 <= grace_s < math.inf:
+                return Refused("grace_s must be a number of seconds, 0 or more")
             case StopTree(grace_s):
                 self._loop.call_soon(self.request_stop, grace_s)
                 return Stopping()

@@ -15,7 +15,7 @@ from supervisor.action import (
     StartProcess,
     TellSibling,
 )
-from supervisor.node import Group, State
+from supervisor.node import Group, Leaf, State
 from supervisor.spec import ChildSpec, GroupSpec
 from supervisor.tree import Tree
 
@@ -30,11 +30,22 @@ class Process:
     told: list[tuple[str, bool]] = field(default_factory=list)
 
 
+class CheckedTree(Tree):
+    """Complains at the moment of the decision; when the action is carried out, later ones may have undone it."""
+
+    def _start(self, child: Leaf | Group, now: float) -> None:
+        group = child.parent
+        assert group is not None
+        assert group.state in (State.STARTING, State.RUNNING), f"{child.name} starts in a group {group.state}"
+        assert not group.to_stop, f"{child.name} starts while {group.to_stop} have to stop"
+        super()._start(child, now)
+
+
 class TreeDriver:
     """`history` has one word per action: ``+a`` start, ``-a`` ask to stop, ``!a`` kill, ``~a`` abandon."""
 
     def __init__(self, spec: GroupSpec, *, begin: bool = True) -> None:
-        self.tree = Tree(spec)
+        self.tree = CheckedTree(spec)
         self.now = 1000.0
         self.processes: dict[str, Process] = {}
         self.history: list[str] = []
@@ -146,7 +157,6 @@ class TreeDriver:
         match action:
             case StartProcess(name, incarnation):
                 assert name not in self.processes, f"two processes of {name}"
-                self._check_may_start(name)
                 self.processes[name] = Process(incarnation)
                 self.history.append(f"+{name}")
             case AskToStop(name, grace_s):
@@ -177,13 +187,6 @@ class TreeDriver:
                 self.outcome = outcome
             case _:
                 raise AssertionError(action)
-
-    def _check_may_start(self, name: str) -> None:
-        group = self.tree.leaf(name).group
-        assert group.state in (State.STARTING, State.RUNNING), (
-            f"{name} starts while its group is {group.state}"
-        )
-        assert not group.to_stop, f"{name} starts while {group.to_stop} have to stop"
 
 
 def leaving(process: Process) -> bool:

@@ -907,3 +907,22 @@ def test_states_as_they_are_shown() -> None:
     assert shown() == ("stopping", "down")
     driver.exit("a", 0)
     assert shown() == ("down", "down")
+
+
+def test_nothing_starts_after_a_group_whose_first_start_fails_slowly() -> None:
+    inner = GroupSpec("inner", (child("a"), child("b")))
+    driver = TreeDriver(GroupSpec("root", (inner, child("c"))))
+    driver.ready("a")
+    driver.exit("b", 1)  # inner has failed to start; a is asked to stop and takes its time
+    driver.wait(1.0)  # the half-second pulse ticks meanwhile
+    assert driver.taken() == ["+a", "+b", "-a"]
+
+
+def test_a_tree_is_not_ready_while_a_failed_first_start_is_being_undone() -> None:
+    driver = TreeDriver(GroupSpec("root", (GroupSpec("inner", (child("a"), child("b"))),)))
+    driver.ready("a")
+    driver.exit("b", 1)
+    driver.wait(1.0)
+    assert not driver.tree.ready
+    driver.exit("a", 0)
+    assert driver.outcome is not None and "failed to start" in driver.outcome.reason
