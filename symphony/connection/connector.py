@@ -51,6 +51,8 @@ class Connector:
         "_connected",
         "_failed",
         "_last",
+        "_looping",
+        "_pending",
         "_slot",
         "_sock",
         "_state",
@@ -71,6 +73,7 @@ class Connector:
         self._addresses: list[Address] = []
         self._last: tuple[Reason, str] = (Reason.UPSTREAM_UNREACHABLE, "no upstream")
         self._waiting_until = 0.0
+        self._looping = self._pending = False
         self.timer_tick = 0
 
     def start(self) -> None:
@@ -82,12 +85,20 @@ class Connector:
         self._drop_attempt()
 
     def _try_next(self) -> None:
-        slot = self._balancer.pick(self._tried)
-        if slot is None:
-            self._wait_for_busy()
-            return
-        self._tried.append(slot)
-        self._try(slot)
+        """Try what is left, in a loop: hundreds of dead upstreams would otherwise be as many calls deep."""
+        self._pending = True
+        if self._looping:
+            return  # an attempt of the loop below failed at once
+        self._looping = True
+        while self._pending:
+            self._pending = False
+            slot = self._balancer.pick(self._tried)
+            if slot is None:
+                self._wait_for_busy()
+            else:
+                self._tried.append(slot)
+                self._try(slot)
+        self._looping = False
 
     def _try(self, slot: UpstreamSlot) -> None:
         self._slot = slot

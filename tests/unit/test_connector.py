@@ -146,6 +146,16 @@ async def test_search_ends_at_the_first_that_answers(alive: UpstreamHost) -> Non
     alive.accept().sock.close()
 
 
+async def test_hundreds_of_dead_upstreams_are_gone_through(alive: UpstreamHost) -> None:
+    dead = [UdsUpstream(path=f"/tmp/sy-nobody-listens-{number}") for number in range(800)]
+    good = TcpUpstream(host="127.0.0.1", port=alive.port)
+    search = Search(*dead, good)
+    await search.begin()
+    _, slot = await search.end()
+    assert slot.upstream == good
+    assert sorted(search.balancer.picked) == sorted(upstream.label for upstream in search.upstreams)
+
+
 async def test_all_addresses_of_a_name_are_tried(alive: UpstreamHost) -> None:
     search = Search(TcpUpstream(host="slow.test", port=alive.port))
     await search.begin()
