@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from tools.bench.ports import free_port
 from tools.bench.running import Running, running
 
 ROOT = Path(__file__).resolve().parents[2]
+
+SETTLED_S = 0.2
+SETTLE_LIMIT_S = 5.0
 
 
 class RunError(Exception):
@@ -93,7 +97,7 @@ def run_pair(
         for peer in peers:
             here = replace(service, port=free_port())
             proxies.append(stack.enter_context(running(peer, here, cores.proxies)))
-        before = [proxy.pids() for proxy in proxies]
+        before = [settled_pids(proxy) for proxy in proxies]
         sides = [
             SideJob(name=proxy.peer.name, port=proxy.port, pids=pids, idle=(idle or {}).get(proxy.peer.name))
             for proxy, pids in zip(proxies, before, strict=True)
@@ -107,6 +111,18 @@ def run_pair(
             if proxy.pids() != pids:
                 raise RunError(f"{proxy.peer.name}: its processes changed during the measurement")
     return {side.name: side for side in result.sides}
+
+
+def settled_pids(proxy: Running) -> list[int]:
+    """Return the processes of a proxy once they stay the same: the first worker may answer before the last is born."""
+    pids = proxy.pids()
+    stable_since = began = time.monotonic()
+    while time.monotonic() - stable_since < SETTLED_S and time.monotonic() - began < SETTLE_LIMIT_S:
+        time.sleep(0.02)
+        now = proxy.pids()
+        if now != pids:
+            pids, stable_since = now, time.monotonic()
+    return pids
 
 
 def cpu_per_operation_us(side: SideResult, level: int = 0) -> float:
