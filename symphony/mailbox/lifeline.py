@@ -173,7 +173,7 @@ class _Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            messages = [_decode_supervisor(payload) for payload in self._frames.feed(data)]
+            messages = [decode_supervisor(payload) for payload in self._frames.feed(data)]
         except (FrameError, msgspec.DecodeError) as error:
             log.error("lifeline: the supervisor sent what cannot be read: %s", error)
             self._transport.abort()

@@ -25,10 +25,10 @@ from collections.abc import Callable
 
 from symphony.observe.reasons import Reason
 from symphony.relay import pipes
-from symphony.relay.direction import IDLE_CHECKS, LINGER_S, Owner
+from symphony.relay.direction import LINGER_S, Owner
 from symphony.relay.host import RelayHost
-from symphony.relay.sockets import reset_on_close, shut_writing, undelivered
-from symphony.relay.timer_wheel import TICK_S
+from symphony.relay.lifetime import Lifetime
+from symphony.relay.sockets import shut_writing
 
 _readv = os.readv
 _write = os.write
@@ -215,25 +215,17 @@ class _Direction:
             self._pipe = None
 
 
-class PassthroughRelay:
+class PassthroughRelay(Lifetime):
     """Moves bytes between two sockets until both directions have ended.
 
     Takes over both sockets, which are non-blocking and unwatched for writing.
     """
 
     __slots__ = (
-        "_client",
         "_closed",
         "_down",
         "_failed",
-        "_host",
-        "_idle_for",
-        "_idle_limit",
-        "_owner",
-        "_seen",
         "_up",
-        "_upstream",
-        "timer_tick",
     )
 
     def __init__(
@@ -244,18 +236,11 @@ class PassthroughRelay:
         upstream: socket.SocketType,
         idle_limit_s: float,
     ) -> None:
-        self._host = host
-        self._owner = owner
-        self._client = client
-        self._upstream = upstream
+        super().__init__(host, owner, client, upstream, idle_limit_s)
         self._up = _Direction(host, self, client.fileno(), upstream.fileno())
         self._down = _Direction(host, self, upstream.fileno(), client.fileno())
-        self._idle_limit = idle_limit_s
-        self._idle_for = 0
-        self._seen = 0
         self._closed = False
         self._failed: _Direction | None = None
-        self.timer_tick = 0
 
     @property
     def bytes_up(self) -> int:
@@ -271,8 +256,7 @@ class PassthroughRelay:
         """Install the handlers."""
         self._up.start()
         self._down.start()
-        if self._idle_limit:
-            self._host.wheel.schedule(self, self._idle_limit / IDLE_CHECKS)
+        self._watch_idle()
 
     def direction_ended(self, direction: _Direction) -> None:
         """The source of `direction` has ended and all its bytes are handed on."""
@@ -294,17 +278,13 @@ class PassthroughRelay:
             self._host.remove_reader(each.source)
             self._host.remove_writer(each.source)
         self._failed = direction
-        self._idle_for = 0
-        self._reset_when_delivered(direction)
+        self._begin_failing(*self._failure(direction))
 
-    def _reset_when_delivered(self, failed: _Direction) -> None:
-        upwards = failed is self._up
-        sink = self._upstream if upwards else self._client
-        self._idle_for += 1
-        if self._idle_for > LINGER_S / TICK_S or not undelivered(sink):
-            self.abort(Reason.CLIENT_RESET if upwards else Reason.UPSTREAM_RESET)
-        else:
-            self._host.wheel.schedule(self, TICK_S)
+    def _failure(self, failed: _Direction) -> tuple[socket.SocketType, Reason]:
+        """Who is to receive what came before the failure of `failed`, and what it is called."""
+        if failed is self._up:
+            return self._upstream, Reason.CLIENT_RESET
+        return self._client, Reason.UPSTREAM_RESET
 
     def _finish_if_over(self) -> None:
         up, down = self._up, self._down
@@ -316,28 +296,14 @@ class PassthroughRelay:
     def on_timer(self) -> None:
         """Close a connection on which nothing has moved for the idle limit, or whose discarding takes too long."""
         if self._failed is not None:
-            self._reset_when_delivered(self._failed)
+            self._reset_when_delivered(*self._failure(self._failed))
             return
         up, down = self._up, self._down
         if (up.ended and down.refused) or (down.ended and up.refused):
             self._close(None)
             return
-        moved = up.moved + down.moved
-        if moved != self._seen:
-            self._seen = moved
-            self._idle_for = 0
-        else:
-            self._idle_for += 1
-            if self._idle_for >= IDLE_CHECKS:
-                self._close(Reason.IDLE_TIMEOUT)
-                return
-        self._host.wheel.schedule(self, self._idle_limit / IDLE_CHECKS)
-
-    def abort(self, reason: Reason) -> None:
-        """End at once and let both sides see a failure."""
-        reset_on_close(self._client)
-        reset_on_close(self._upstream)
-        self._close(reason)
+        if self._is_idle(up.moved + down.moved):
+            self._close(Reason.IDLE_TIMEOUT)
 
     def _close(self, reason: Reason | None) -> None:
         if self._closed:

@@ -41,10 +41,10 @@ import socket
 from typing import Any
 
 from symphony.observe.reasons import Reason
-from symphony.relay.direction import IDLE_CHECKS, LINGER_S, Direction, Owner
+from symphony.relay.direction import LINGER_S, Direction, Owner
 from symphony.relay.host import RelayHost
-from symphony.relay.sockets import reset_on_close, shut_writing, undelivered, was_reset
-from symphony.relay.timer_wheel import TICK_S
+from symphony.relay.lifetime import Lifetime
+from symphony.relay.sockets import shut_writing, was_reset
 from symphony.tls import library
 from symphony.tls.library import (
     ENDED,
@@ -73,7 +73,7 @@ _FAILING = Direction.FAILING
 _ENDED = Direction.ENDED
 
 
-class TerminatedRelay:
+class TerminatedRelay(Lifetime):
     """Moves bytes between a TLS session and an upstream socket until both directions have ended.
 
     Takes over the session and both sockets, which are non-blocking and unwatched for writing.
@@ -81,23 +81,15 @@ class TerminatedRelay:
     """
 
     __slots__ = (
-        "_client",
         "_client_fd",
         "_down",
         "_down_bytes",
-        "_host",
-        "_idle_for",
-        "_idle_limit",
-        "_owner",
-        "_seen",
         "_session",
         "_up",
         "_up_bytes",
-        "_upstream",
         "_upstream_fd",
         "bytes_down",
         "bytes_up",
-        "timer_tick",
     )
 
     def __init__(
@@ -109,30 +101,22 @@ class TerminatedRelay:
         upstream: socket.SocketType,
         idle_limit_s: float,
     ) -> None:
-        self._host = host
-        self._owner = owner
+        super().__init__(host, owner, client, upstream, idle_limit_s)
         self._session = session
-        self._client = client
-        self._upstream = upstream
         self._client_fd = client.fileno()
         self._upstream_fd = upstream.fileno()
         self._up = self._down = _FLOWING
         self._up_bytes: memoryview | None = None
         self._down_bytes: bytes | None = None
-        self._idle_limit = idle_limit_s
-        self._idle_for = 0
-        self._seen = 0
         self.bytes_up = 0
         self.bytes_down = 0
-        self.timer_tick = 0
 
     def start(self) -> None:
         """Install the handlers. The client's descriptor may have a reader from the handshake: it is replaced."""
         host = self._host
         host.add_reader(self._client_fd, self._pull_client)
         host.add_reader(self._upstream_fd, self._pull_upstream)
-        if self._idle_limit:
-            host.wheel.schedule(self, self._idle_limit / IDLE_CHECKS)
+        self._watch_idle()
 
     # Up: client to upstream
 
@@ -347,15 +331,7 @@ class TerminatedRelay:
             self._up = _RESET
             self._up_bytes = None
             host.add_reader(self._client_fd, self._discard_client)
-        self._idle_for = 0
-        self._reset_when_delivered()
-
-    def _reset_when_delivered(self) -> None:
-        self._idle_for += 1
-        if self._idle_for > LINGER_S / TICK_S or not undelivered(self._client):
-            self.abort(Reason.UPSTREAM_RESET)
-        else:
-            self._host.wheel.schedule(self, TICK_S)
+        self._begin_failing(self._client, Reason.UPSTREAM_RESET)
 
     # The end
 
@@ -369,21 +345,13 @@ class TerminatedRelay:
     def on_timer(self) -> None:
         """Close a connection on which nothing has moved for the idle limit, or whose discarding takes too long."""
         if self._down is _FAILING:
-            self._reset_when_delivered()
+            self._reset_when_delivered(self._client, Reason.UPSTREAM_RESET)
             return
         if self._up is _DISCARDING and self._down is _ENDED:
             self._close(None)
             return
-        moved = self.bytes_up + self.bytes_down
-        if moved != self._seen:
-            self._seen = moved
-            self._idle_for = 0
-        else:
-            self._idle_for += 1
-            if self._idle_for >= IDLE_CHECKS:
-                self._end_idle()
-                return
-        self._host.wheel.schedule(self, self._idle_limit / IDLE_CHECKS)
+        if self._is_idle(self.bytes_up + self.bytes_down):
+            self._end_idle()
 
     def _end_idle(self) -> None:
         if self._down is _FLOWING:  # nothing is half sent: the client can be told in order
@@ -391,12 +359,6 @@ class TerminatedRelay:
             if returned < 0:
                 library.outcome(self._session, returned)
         self._close(Reason.IDLE_TIMEOUT)
-
-    def abort(self, reason: Reason) -> None:
-        """End at once and let both sides see a failure (rule 7)."""
-        reset_on_close(self._client)
-        reset_on_close(self._upstream)
-        self._close(reason)
 
     def _close(self, reason: Reason | None) -> None:
         session, self._session = self._session, None

@@ -133,17 +133,6 @@ def is_resumed(session: Any) -> bool:
     return bool(_library.SSL_session_reused(session))
 
 
-def describe(session: Any) -> tuple[str, str, str]:
-    """Protocol version, cipher and ALPN protocol ("" for none) of a finished handshake."""
-    version = _ffi.string(_library.SSL_get_version(session)).decode("ascii")
-    cipher = _library.SSL_get_current_cipher(session)
-    name = "" if cipher == _NULL else _ffi.string(_library.SSL_CIPHER_get_name(cipher)).decode("ascii")
-    data, length = _ffi.new("unsigned char **"), _ffi.new("unsigned int *")
-    _library.SSL_get0_alpn_selected(session, data, length)
-    alpn = _ffi.buffer(data[0], length[0])[:].decode("ascii", "replace") if length[0] else ""
-    return version, name, alpn
-
-
 _ALPN_HTTP11 = (b"http/1.1",)
 _ALPN_HTTP2 = (b"h2", b"http/1.1")
 
