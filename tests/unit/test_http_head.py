@@ -49,6 +49,8 @@ def reason(*pieces: bytes) -> str:
 
 def requests_of(data: bytes) -> list[tuple[h11.Request, bytes]]:
     """The requests in `data` as h11 reads them, each with its body."""
+    if not data:
+        return []  # to h11 no bytes are the end of the connection, told again with every call
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     connection.receive_data(data)
     found: list[tuple[h11.Request, bytes]] = []
@@ -57,6 +59,7 @@ def requests_of(data: bytes) -> list[tuple[h11.Request, bytes]]:
         event = connection.next_event()
         if event in (h11.NEED_DATA, h11.PAUSED):
             break
+        assert not isinstance(event, h11.ConnectionClosed)
         if isinstance(event, h11.Request):
             request, body = event, b""
         elif isinstance(event, h11.Data):
