@@ -24,8 +24,16 @@ from symphony.connection.ledger import Ledger
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxClient
+from symphony.mailbox.envelope import Refused
 from symphony.mailbox.server import MailboxServer, Sender
-from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, AcceptorRequest, ListenerTotals
+from symphony.messages.acceptor import (
+    AcceptorDescription,
+    AcceptorReply,
+    AcceptorRequest,
+    DescribeAcceptor,
+    ListenerTotals,
+)
+from symphony.messages.events import EventsSubscribed, SubscribeEvents
 from symphony.messages.limiter import LimiterReply
 from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
 from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
@@ -268,6 +276,21 @@ class Acceptor(Actor):
             self._planner.upstreams.take_samples(message.samples)
 
     def _answer(self, message: AcceptorRequest, sender: Sender) -> AcceptorReply:
+        match message:
+            case SubscribeEvents():
+                return self._subscribe_events(sender)
+            case DescribeAcceptor():
+                return self._describe()
+
+    def _subscribe_events(self, sender: Sender) -> EventsSubscribed | Refused:
+        if self._state is None:
+            return Refused("no connections are taken yet")
+        events = self._state.events
+        events.subscribe(sender)
+        sender.on_close(lambda: events.unsubscribe(sender))
+        return EventsSubscribed(self._name)
+
+    def _describe(self) -> AcceptorDescription:
         values = self._page.values
         plan = self._state.plan if self._state is not None else None
         return AcceptorDescription(

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from symphony.connection.ledger import Ledger
 from symphony.connection.resolver import Resolver
 from symphony.observe.counters import CounterPage
+from symphony.observe.events import EventHub
 from symphony.relay.host import RelayHost
 from symphony.routing.plan import Plan
 from symphony.tls.context import BaseContext
@@ -52,7 +53,7 @@ class ListenerSeat:
 class ServingState:
     """One per acceptor. `plan` is replaced as a whole."""
 
-    __slots__ = ("base", "host", "ledger", "limiter", "pages", "plan", "resolver")
+    __slots__ = ("base", "events", "host", "ledger", "limiter", "pages", "plan", "resolver")
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class ServingState:
         self.limiter = limiter
         self.pages = pages
         self.resolver = Resolver(host.loop)
+        self.events = EventHub()
 
     def is_full(self, seat: ListenerSeat) -> bool:
         """Whether a listener holds more than its `max_connections`, the connection just counted included.

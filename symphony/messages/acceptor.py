@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from symphony.mailbox.envelope import Refused
+from symphony.messages.events import Blocked, EventsSubscribed, Released, SubscribeEvents, Suspended
 
 
 class DescribeAcceptor(Struct, frozen=True, array_like=True, tag=True):
@@ -36,5 +37,5 @@ class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
     adopted: tuple[str, ...]
 
 
-AcceptorRequest = DescribeAcceptor
-AcceptorReply = AcceptorDescription | Refused
+AcceptorRequest = DescribeAcceptor | SubscribeEvents
+AcceptorReply = AcceptorDescription | EventsSubscribed | Blocked | Suspended | Released | Refused
