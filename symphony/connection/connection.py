@@ -70,6 +70,7 @@ class Connection:
         "_client",
         "_connector",
         "_fd",
+        "_id",
         "_peeked",
         "_phase",
         "_relay",
@@ -98,9 +99,17 @@ class Connection:
         self._connector: Connector | None = None
         self._slot: UpstreamSlot | None = None
         self._relay: TerminatedRelay | PassthroughRelay | None = None
+        self._id = ""
         self.peer = peer
         self.server_name: bytes | None = None
         self.timer_tick = 0
+
+    @property
+    def id(self) -> str:
+        """The name in logs, events and PROXY headers, made when first asked for: most never are."""
+        if not self._id:
+            self._id = self._state.ids.next()
+        return self._id
 
     def start(self) -> None:
         """Begin; everything may be over before this returns."""
@@ -110,9 +119,13 @@ class Connection:
             self._fail(Reason.MAX_CONNECTIONS)
             return
         state.host.wheel.schedule(self, seat.handshake_limit_s)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Go on with the client's own bytes; from here on `peer` is whom the connection really comes from."""
         # The ClientHello often comes with the connection: looking first saves a turn of the event loop.
         if not self._peek():
-            state.host.add_reader(self._fd, self._readable)
+            self._state.host.add_reader(self._fd, self._readable)
 
     # Peeking
 
@@ -335,7 +348,11 @@ class Connection:
 
     def _facts(self) -> dict[str, object]:
         """What a log line says of this connection. Only called for connections that fail."""
-        facts: dict[str, object] = {"listener": self._seat.id, "peer": f"{self.peer[0]} {self.peer[1]}"}
+        facts: dict[str, object] = {
+            "id": self.id,
+            "listener": self._seat.id,
+            "peer": f"{self.peer[0]} {self.peer[1]}",
+        }
         if self.server_name is not None:
             facts["sni"] = self.server_name.decode("ascii", "backslashreplace")
         if self._route is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from symphony.connection.ids import ConnectionIds
 from symphony.connection.ledger import Ledger
 from symphony.connection.resolver import Resolver
 from symphony.observe.counters import CounterPage
@@ -53,7 +54,7 @@ class ListenerSeat:
 class ServingState:
     """One per acceptor. `plan` is replaced as a whole."""
 
-    __slots__ = ("base", "events", "host", "ledger", "limiter", "pages", "plan", "resolver")
+    __slots__ = ("base", "events", "host", "ids", "ledger", "limiter", "pages", "plan", "resolver")
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class ServingState:
         self.pages = pages
         self.resolver = Resolver(host.loop)
         self.events = EventHub()
+        self.ids = ConnectionIds()
 
     def is_full(self, seat: ListenerSeat) -> bool:
         """Whether a listener holds more than its `max_connections`, the connection just counted included.
