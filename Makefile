@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 # Stamps inside the environment: what is installed already is not installed again until pyproject.toml changes.
 READY      := $(VENV)/.installed
 READY_TEST := $(VENV)/.installed-test
+READY_BENCH := $(VENV)/.installed-bench
 READY_TOOLS := $(VENV)/.test-packages
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3 ...` overrides the search.
@@ -15,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run bench test lint types format unit clean
+.PHONY: help run bench micro test lint types format unit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,8 +44,12 @@ types: $(READY_TEST) ## mypy --strict
 unit: $(READY_TEST) ## only the fast tests
 	$(BIN)/python -m pytest -n $(WORKERS) tests/unit
 
-bench: $(READY_TEST) ## measure against nginx, HAProxy, hitch and others; writes docs/benchmarks.md (BENCH="--help" for its options)
+bench: $(READY_BENCH) ## measure against nginx, HAProxy, hitch and others; writes docs/benchmarks.md (BENCH="--help" for its options)
 	$(BIN)/python -m tools.bench $(or $(BENCH),--doc docs/benchmarks.md --json docs/benchmarks.json)
+
+micro: $(READY_BENCH) ## count instructions of single operations beside the stored baseline, then time them
+	$(BIN)/python -m tools.micro count
+	$(BIN)/python -m tools.micro time --fast
 
 clean: ## remove the environment, caches and build products
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -63,6 +68,11 @@ $(READY_TEST): pyproject.toml | $(BIN)/python
 	@echo "installing Symphony with its test extras into $(VENV) ..."
 	@$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(READY)
+
+# Never fails: without these packages the benchmark draws no plots, and says so.
+$(READY_BENCH): pyproject.toml | $(READY_TEST)
+	@echo "installing what the benchmarks can use into $(VENV) ..."
+	@if $(PIP_INSTALL) --editable '.[test,bench]'; then touch $@; fi
 
 # Never fails: where the programs cannot be installed, the tests that need them skip and say which one is missing.
 $(READY_TOOLS): tools/install-test-packages | $(BIN)/python
