@@ -18,13 +18,10 @@ from dataclasses import dataclass
 from symphony.config.check import render_address
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.snapshot import ListenerEntry
+from symphony.relay.sockets import tune_tcp
 
 # The kernel lowers it to net.core.somaxconn.
 BACKLOG = 4096
-# A peer that is gone without a word is noticed after 60 + 4 * 15 = 120 seconds.
-KEEPALIVE_IDLE_S = 60
-KEEPALIVE_INTERVAL_S = 15
-KEEPALIVE_PROBES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +114,7 @@ def _open(family: socket.AddressFamily, address: _Address, *, reuse_port: bool) 
         if family == socket.AF_INET6:
             # "::" and "0.0.0.0" are two listeners, whatever net.ipv6.bindv6only says.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune_tcp(sock)
         sock.bind(address)
     except OSError:
         sock.close()

@@ -115,6 +115,10 @@ class Listener(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, om
     idle_timeout_ms: Annotated[
         Milliseconds, Meta(description="Close after so long without a byte either way; 0 = never.")
     ] = 60000
+    half_close_timeout_ms: Annotated[
+        Milliseconds,
+        Meta(description="The same once one side has ended its direction, where shorter; 0 = no such limit."),
+    ] = 60000
     protection: Protection = Protection()
 
 

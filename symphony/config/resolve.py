@@ -181,6 +181,7 @@ class _Resolver:
                     max_connections=listener.max_connections,
                     idle_timeout_ms=listener.idle_timeout_ms,
                     handshake_timeout_ms=listener.protection.tls_handshake_timeout_ms,
+                    half_close_timeout_ms=listener.half_close_timeout_ms,
                 )
             )
             identity = authority = ""

@@ -51,6 +51,7 @@ class ListenerEntry(Struct, frozen=True, array_like=True):
     max_connections: int
     idle_timeout_ms: int
     handshake_timeout_ms: int
+    half_close_timeout_ms: int = 60000
 
 
 class RouteEntry(Struct, frozen=True, array_like=True):

@@ -272,13 +272,11 @@ class Connection:
         self._phase = Phase.RELAYING
         session, self._session = self._session, None
         if session is None:
-            self._relay = relay = PassthroughRelay(
-                state.host, self, self._client, upstream, seat.idle_limit_s
-            )
+            self._relay = relay = PassthroughRelay(state.host, self, self._client, upstream, seat.silence)
             relay.start()
         else:
             self._relay = terminated = TerminatedRelay(
-                state.host, self, session, self._client, upstream, seat.idle_limit_s
+                state.host, self, session, self._client, upstream, seat.silence
             )
             terminated.start()
 

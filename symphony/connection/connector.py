@@ -17,6 +17,7 @@ from symphony.config.model import UdsUpstream
 from symphony.connection.resolver import Address
 from symphony.connection.state import ServingState
 from symphony.observe.reasons import Reason
+from symphony.relay.sockets import tune_tcp
 from symphony.routing.balancer import Balancer, UpstreamSlot
 
 _BUSY_PAUSE_S = 0.05
@@ -135,8 +136,7 @@ class Connector:
         self._sock = sock
         try:
             if family != _UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                tune_tcp(sock)
             code = sock.connect_ex(destination)
         except OSError as error:
             code = error.errno or errno.EIO

@@ -11,6 +11,7 @@ from symphony.connection.resolver import Resolver
 from symphony.observe.counters import CounterPage
 from symphony.observe.events import EventHub
 from symphony.relay.host import RelayHost
+from symphony.relay.lifetime import Silence
 from symphony.routing.plan import Plan
 from symphony.tls.context import BaseContext
 
@@ -28,7 +29,7 @@ class ListenerSeat:
     `index` is the listener's place in the plan, and so in every route's `contexts`.
     """
 
-    __slots__ = ("address", "handshake_limit_s", "id", "idle_limit_s", "index", "max_connections", "slot")
+    __slots__ = ("address", "handshake_limit_s", "id", "index", "max_connections", "silence", "slot")
 
     def __init__(self, listener_id: str, address: str, slot: int) -> None:
         self.id = listener_id
@@ -36,7 +37,7 @@ class ListenerSeat:
         self.slot = slot
         self.index = -1
         self.max_connections = 0
-        self.idle_limit_s = 0.0
+        self.silence = Silence(0.0, 0.0)
         self.handshake_limit_s = 10.0
 
     def follow(self, plan: Plan) -> None:
@@ -47,7 +48,7 @@ class ListenerSeat:
             return
         self.index, entry = found
         self.max_connections = entry.max_connections
-        self.idle_limit_s = entry.idle_timeout_ms / 1000
+        self.silence = Silence(entry.idle_timeout_ms / 1000, entry.half_close_timeout_ms / 1000)
         self.handshake_limit_s = entry.handshake_timeout_ms / 1000
 
 

@@ -44,5 +44,6 @@ class Reason(StrEnum):
     UPSTREAM_RESET = "upstream_reset"
     TLS_ERROR = "tls_error"
     IDLE_TIMEOUT = "idle_timeout"
+    HALF_CLOSE_TIMEOUT = "half_close_timeout"  # one side had ended, and the other one fell silent
     DRAIN_TIMEOUT = "drain_timeout"
     INTERNAL_ERROR = "internal_error"

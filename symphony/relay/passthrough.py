@@ -27,7 +27,7 @@ from symphony.observe.reasons import Reason
 from symphony.relay import pipes
 from symphony.relay.direction import LINGER_S, Owner
 from symphony.relay.host import RelayHost
-from symphony.relay.lifetime import Lifetime
+from symphony.relay.lifetime import Lifetime, Silence
 from symphony.relay.sockets import shut_writing
 
 _readv = os.readv
@@ -234,9 +234,9 @@ class PassthroughRelay(Lifetime):
         owner: Owner,
         client: socket.SocketType,
         upstream: socket.SocketType,
-        idle_limit_s: float,
+        silence: Silence,
     ) -> None:
-        super().__init__(host, owner, client, upstream, idle_limit_s)
+        super().__init__(host, owner, client, upstream, silence)
         self._up = _Direction(host, self, client.fileno(), upstream.fileno())
         self._down = _Direction(host, self, upstream.fileno(), client.fileno())
         self._closed = False
@@ -266,10 +266,12 @@ class PassthroughRelay(Lifetime):
             return
         if not direction.refused:
             shut_writing(self._upstream if direction is self._up else self._client)
+        self._half_close()
         self._finish_if_over()
 
     def direction_refused(self) -> None:
         """A sink takes no more bytes."""
+        self._half_close()
         self._finish_if_over()
 
     def source_failed(self, direction: _Direction) -> None:
@@ -294,7 +296,7 @@ class PassthroughRelay(Lifetime):
             self._host.wheel.schedule(self, LINGER_S)
 
     def on_timer(self) -> None:
-        """Close a connection on which nothing has moved for the idle limit, or whose discarding takes too long."""
+        """Close a connection that was silent for too long, or whose discarding takes too long."""
         if self._failed is not None:
             self._reset_when_delivered(*self._failure(self._failed))
             return
@@ -303,7 +305,7 @@ class PassthroughRelay(Lifetime):
             self._close(None)
             return
         if self._is_idle(up.moved + down.moved):
-            self._close(Reason.IDLE_TIMEOUT)
+            self._close(self._silence.reason)
 
     def _close(self, reason: Reason | None) -> None:
         if self._closed:

@@ -8,11 +8,26 @@ import struct
 import sys
 import termios
 
+# A peer that is gone without a word is noticed after 60 + 4 * 15 = 120 seconds (tcp(7)).
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 15
+KEEPALIVE_PROBES = 4
+
+_TCP = int(socket.IPPROTO_TCP)
 _UNIX = int(socket.AF_UNIX)
 _LINGER_NONE = struct.pack("ii", 1, 0)
 _STILL_OPEN = frozenset({1, 4, 5})  # ESTABLISHED and our own FIN_WAIT states: the peer may still send
 _CLOSED = 7
 _READS_BEFORE_CLOSE = 8  # a client that sends without end must not be read without end
+
+
+def tune_tcp(sock: socket.SocketType) -> None:
+    """Send small messages at once, and find a peer that is gone. Accepted sockets inherit it from the listening one."""
+    sock.setsockopt(_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 def reset_on_close(sock: socket.SocketType) -> None:

@@ -43,7 +43,7 @@ from typing import Any
 from symphony.observe.reasons import Reason
 from symphony.relay.direction import LINGER_S, Direction, Owner
 from symphony.relay.host import RelayHost
-from symphony.relay.lifetime import Lifetime
+from symphony.relay.lifetime import Lifetime, Silence
 from symphony.relay.sockets import shut_writing, was_reset
 from symphony.tls import library
 from symphony.tls.library import (
@@ -99,9 +99,9 @@ class TerminatedRelay(Lifetime):
         session: Any,
         client: socket.SocketType,
         upstream: socket.SocketType,
-        idle_limit_s: float,
+        silence: Silence,
     ) -> None:
-        super().__init__(host, owner, client, upstream, idle_limit_s)
+        super().__init__(host, owner, client, upstream, silence)
         self._session = session
         self._client_fd = client.fileno()
         self._upstream_fd = upstream.fileno()
@@ -208,6 +208,7 @@ class TerminatedRelay(Lifetime):
             self._close(None)
             return
         self._host.remove_reader(self._client_fd)
+        self._half_close()
         if self._up is _BLOCKED:
             self._up = _ENDING
         elif self._up is _DISCARDING:
@@ -230,6 +231,7 @@ class TerminatedRelay(Lifetime):
         host = self._host
         host.remove_writer(self._upstream_fd)
         self._up_bytes = None
+        self._half_close()
         cut = not isinstance(error, BrokenPipeError)
         if after == ENDED:
             self._up = _RESET if cut else _ENDED
@@ -275,6 +277,7 @@ class TerminatedRelay(Lifetime):
             return
         self._host.remove_reader(self._upstream_fd)
         self._down = _ENDING
+        self._half_close()
         self._send_close_notify()
 
     def _client_refuses(self, outcome: int, size: int) -> None:
@@ -343,7 +346,7 @@ class TerminatedRelay(Lifetime):
                 self._host.wheel.schedule(self, LINGER_S)
 
     def on_timer(self) -> None:
-        """Close a connection on which nothing has moved for the idle limit, or whose discarding takes too long."""
+        """Close a connection that was silent for too long, or whose discarding takes too long."""
         if self._down is _FAILING:
             self._reset_when_delivered(self._client, Reason.UPSTREAM_RESET)
             return
@@ -358,7 +361,7 @@ class TerminatedRelay(Lifetime):
             returned: int = ssl_shutdown(self._session)
             if returned < 0:
                 library.outcome(self._session, returned)
-        self._close(Reason.IDLE_TIMEOUT)
+        self._close(self._silence.reason)
 
     def _close(self, reason: Reason | None) -> None:
         session, self._session = self._session, None

@@ -17,6 +17,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -44,8 +45,9 @@ from tests.support.peers import (
     receive_exactly,
     reset,
 )
+from tests.support.site import exchange
 
-IDLE_MS = 1_000
+IDLE_MS = 600
 
 
 def _hello() -> bytes:
@@ -443,27 +445,86 @@ def test_random_conversations(line: Line) -> None:
     assert descriptors(line.process.pid) <= before + 4
 
 
-def test_idle_connection_is_closed_and_a_busy_one_is_not(line: Line) -> None:
+@contextmanager
+def short_limits(mode: str, *, idle_ms: int, half_close_ms: int) -> Iterator[Line]:
+    """A line of its own, with other time limits."""
     upstream = UpstreamHost("uds")
     target = UdsUpstream(path=upstream.path)
     routes = snapshot(
-        route("localhost", target), route("*.example.test", target, terminate=False), idle_timeout_ms=IDLE_MS
+        route("localhost", target),
+        route("*.example.test", target, terminate=False),
+        idle_timeout_ms=idle_ms,
+        half_close_timeout_ms=half_close_ms,
     )
     try:
         with Stage() as stage, running(stage, routes) as (rig, process):
-            short = Line(rig, process, upstream, line.mode)
-            busy_client, busy_server = short.open()
-            idle_client, idle_server = short.open()
-            began = time.monotonic()
-            ended = Background(lambda: receive_all(idle_server))
-            while time.monotonic() - began < 3 * IDLE_MS / 1000:
-                busy_server.send(b"tick")
-                assert receive_exactly(busy_client, 4) == b"tick"
-                time.sleep(IDLE_MS / 10_000)
-            assert ended.result() == b""
-            wait_until(lambda: rig.count(Reason.IDLE_TIMEOUT) == 1, "the idle connection is counted")
-            for peer in (busy_client, busy_server, idle_client, idle_server):
-                peer.sock.close()
-            short.wait_closed()
+            yield Line(rig, process, upstream, mode)
     finally:
         upstream.close()
+
+
+@pytest.mark.parametrize("idle_ms", [0, IDLE_MS, 60_000], ids=["idle-never", "idle-the-same", "idle-later"])
+@pytest.mark.parametrize("who", ["client", "upstream"])
+@pytest.mark.parametrize("mode", ["tls13", "passthrough"])
+def test_half_closed_connection_is_reaped_when_it_falls_silent(mode: str, who: str, idle_ms: int) -> None:
+    """One side has ended. As long as the other one talks they go on; then they have the limit, and no more."""
+    with short_limits(mode, idle_ms=idle_ms, half_close_ms=IDLE_MS) as short:
+        whole = short.open() if idle_ms != IDLE_MS else None
+        client, server = short.open()
+        quiet, talking = (client, server) if who == "client" else (server, client)
+        quiet.end()
+        assert receive_all(talking) == b""
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5 * IDLE_MS / 1000:
+            talking.send(b"tick")
+            assert receive_exactly(quiet, 4) == b"tick"
+            time.sleep(IDLE_MS / 10_000)
+        silent_since = time.monotonic()
+        wait_until(lambda: short.rig.count(Reason.HALF_CLOSE_TIMEOUT) == 1, "it is reaped")
+        assert time.monotonic() - silent_since >= IDLE_MS / 1000
+        assert receive_all(quiet) == b""
+        quiet.sock.close()
+        talking.sock.close()
+        if whole is not None:  # silent for even longer, but whole
+            exchange(*whole)
+            for peer in whole:
+                peer.sock.close()
+        short.wait_closed()
+        assert short.rig.failures == {"half_close_timeout": 1}
+
+
+@pytest.mark.parametrize("mode", ["tls12", "tls13", "passthrough"])
+def test_both_sides_end_and_nothing_is_left_to_reap(mode: str) -> None:
+    """The ordinary end of a connection is none of the limit's."""
+    with short_limits(mode, idle_ms=0, half_close_ms=IDLE_MS) as short:
+        for first in (0, 1):
+            pair = short.open()
+            exchange(*pair)
+            pair[first].end()
+            assert receive_all(pair[1 - first]) == b""
+            pair[1 - first].send(b"the last word")
+            assert receive_exactly(pair[first], 13) == b"the last word"
+            pair[1 - first].end()
+            assert receive_all(pair[first]) == b""
+            for peer in pair:
+                peer.sock.close()
+        short.wait_closed()
+        assert short.rig.failures == {}
+
+
+@pytest.mark.parametrize("mode", ["tls12", "tls13", "passthrough"])
+def test_idle_connection_is_closed_and_a_busy_one_is_not(mode: str) -> None:
+    with short_limits(mode, idle_ms=IDLE_MS, half_close_ms=60_000) as short:
+        busy_client, busy_server = short.open()
+        idle_client, idle_server = short.open()
+        began = time.monotonic()
+        ended = Background(lambda: receive_all(idle_server))
+        while time.monotonic() - began < 3 * IDLE_MS / 1000:
+            busy_server.send(b"tick")
+            assert receive_exactly(busy_client, 4) == b"tick"
+            time.sleep(IDLE_MS / 10_000)
+        assert ended.result() == b""
+        wait_until(lambda: short.rig.count(Reason.IDLE_TIMEOUT) == 1, "the idle connection is counted")
+        for peer in (busy_client, busy_server, idle_client, idle_server):
+            peer.sock.close()
+        short.wait_closed()

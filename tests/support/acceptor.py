@@ -67,6 +67,7 @@ def snapshot(
     *routes: RouteEntry,
     version: int = 1,
     idle_timeout_ms: int = 30_000,
+    half_close_timeout_ms: int = 60_000,
     handshake_timeout_ms: int = 10_000,
     max_connections: int = 0,
     http2: bool = False,
@@ -76,7 +77,15 @@ def snapshot(
     more: Sequence[Tls] = (),
 ) -> Snapshot:
     """A snapshot with one listener. `identity`, `client_authority` and `http2` make policy 0, `more` those from 1."""
-    listener = ListenerEntry(LISTENER, "127.0.0.1", 0, max_connections, idle_timeout_ms, handshake_timeout_ms)
+    listener = ListenerEntry(
+        LISTENER,
+        "127.0.0.1",
+        0,
+        max_connections,
+        idle_timeout_ms,
+        handshake_timeout_ms,
+        half_close_timeout_ms=half_close_timeout_ms,
+    )
     policies: list[TlsPolicy] = []
     identities: dict[str, Identity] = {}
     authorities: dict[str, ClientAuthority] = {}

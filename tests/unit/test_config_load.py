@@ -99,6 +99,7 @@ def test_a_whole_configuration(folder: Path, write: Write, made: dict[str, MadeC
         host = "::"
         port = 8443
         idle_timeout_ms = 7
+        half_close_timeout_ms = 8
         max_connections = 9
         [[routes]]
         sni = "A.example."
@@ -132,7 +133,8 @@ def test_a_whole_configuration(folder: Path, write: Write, made: dict[str, MadeC
     config, snapshot = loaded.require()
     assert (config.workers, snapshot.version, snapshot.drain_timeout_ms) == (3, 1, 5)
     assert [listener.id for listener in snapshot.listeners] == ["0.0.0.0:8443", "[::]:8443"]
-    assert (snapshot.listeners[1].idle_timeout_ms, snapshot.listeners[1].max_connections) == (7, 9)
+    listener = snapshot.listeners[1]
+    assert (listener.idle_timeout_ms, listener.half_close_timeout_ms, listener.max_connections) == (7, 8, 9)
     assert [entry.sni for entry in snapshot.routes] == [
         "a.example",
         "*.xn--bcher-kva.example",

@@ -146,6 +146,20 @@ async def test_search_ends_at_the_first_that_answers(alive: UpstreamHost) -> Non
     alive.accept().sock.close()
 
 
+async def test_an_upstream_that_is_gone_without_a_word_is_noticed(alive: UpstreamHost) -> None:
+    """By keepalive, after two minutes; with the system's own times it would be more than two hours."""
+    search = Search(TcpUpstream(host="127.0.0.1", port=alive.port))
+    await search.begin()
+    while not search.outcomes:
+        await asyncio.sleep(0.005)
+    sock = search.outcomes[0][0]
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    times = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    assert [sock.getsockopt(socket.IPPROTO_TCP, time) for time in times] == [60, 15, 4]
+    await search.end()
+    alive.accept().sock.close()
+
+
 async def test_hundreds_of_dead_upstreams_are_gone_through(alive: UpstreamHost) -> None:
     dead = [UdsUpstream(path=f"/tmp/sy-nobody-listens-{number}") for number in range(800)]
     good = TcpUpstream(host="127.0.0.1", port=alive.port)
