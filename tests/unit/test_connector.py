@@ -91,12 +91,16 @@ class Search:
 
     async def end(self, limit_s: float = 3.0) -> Any:
         """Wait for the outcome, of which there is only one."""
+        await self.decided(limit_s)
+        await self.close()
+        return self.outcomes[0]
+
+    async def decided(self, limit_s: float = 3.0) -> None:
+        """Wait for the outcome, and leave the connection open."""
         deadline = time.monotonic() + limit_s
         while not self.outcomes:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.005)
-        await self.close()
-        return self.outcomes[0]
 
     async def close(self) -> None:
         await asyncio.sleep(0.15)  # nothing more may come: some ticks of the timer wheel
@@ -150,8 +154,7 @@ async def test_an_upstream_that_is_gone_without_a_word_is_noticed(alive: Upstrea
     """By keepalive, after two minutes; with the system's own times it would be more than two hours."""
     search = Search(TcpUpstream(host="127.0.0.1", port=alive.port))
     await search.begin()
-    while not search.outcomes:
-        await asyncio.sleep(0.005)
+    await search.decided()
     sock = search.outcomes[0][0]
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     times = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
