@@ -7,10 +7,12 @@ the file says; files that it names are opened by :mod:`symphony.config.resolve`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+SourceAddressHeader = Literal["none", "proxy_protocol", "proxy_protocol_v2"]
+Fingerprint = Literal["ja3", "ja4"]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 
 
@@ -141,6 +143,14 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
         Annotated[float, Meta(ge=1)] | None,
         Meta(description="Connections let through at once; default: one second's worth."),
     ] = None
+    source_address_header: Annotated[
+        SourceAddressHeader,
+        Meta(description="How the upstream is told who the client is: a PROXY header of version 1 or 2."),
+    ] = "none"
+    forward_fingerprint: Annotated[
+        tuple[Fingerprint, ...],
+        Meta(description="Fingerprints of the ClientHello that the header carries."),
+    ] = ()
 
 
 class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -22,6 +22,7 @@ from symphony.config.check import (
     check_upstream,
     render_address,
 )
+from symphony.config.check_identity import check_client_header
 from symphony.config.credentials import Credentials
 from symphony.config.model import Config, Listener, Route, Upstream
 from symphony.config.problem import ConfigError, Problem, Severity, SharedWarnings
@@ -200,6 +201,7 @@ class _Resolver:
         place = f"routes[{index}]"
         problems: list[Problem] = []
         check_route(route, place, problems)
+        check_client_header(route, place, problems)
         upstreams = tuple(
             self._upstream(upstream, place, position, problems)
             for position, upstream in enumerate(route.upstreams)
@@ -213,7 +215,16 @@ class _Resolver:
             self._add(problems)
         rate = route.max_connections_per_second or 0.0
         burst = max(1.0, rate) if route.burst is None else route.burst
-        entry = RouteEntry(name, upstreams, route.terminate_tls, (), rate, burst if rate else 0.0)
+        entry = RouteEntry(
+            name,
+            upstreams,
+            route.terminate_tls,
+            (),
+            rate,
+            burst if rate else 0.0,
+            source_address_header=route.source_address_header,
+            forward_fingerprint=route.forward_fingerprint,
+        )
         return entry, TlsPolicy(identity, authority, route.http2)
 
     def _upstream(self, upstream: Upstream, place: str, position: int, problems: list[Problem]) -> Upstream:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from symphony.config.model import Upstream
+from symphony.config.model import Fingerprint, SourceAddressHeader, Upstream
 
 
 class Identity(Struct, frozen=True, array_like=True):
@@ -59,7 +59,7 @@ class RouteEntry(Struct, frozen=True, array_like=True):
 
     `policies` has one index into :attr:`Snapshot.policies` per listener, in the order of
     :attr:`Snapshot.listeners`; -1 where the route has no certificate on that listener. It is empty for passthrough.
-    `rate` is in connections per second, 0.0 for no limit.
+    `rate` is in connections per second, 0.0 for no limit. `forward_fingerprint` is empty unless the header carries it.
     """
 
     sni: str
@@ -68,6 +68,8 @@ class RouteEntry(Struct, frozen=True, array_like=True):
     policies: tuple[int, ...]
     rate: float
     burst: float
+    source_address_header: SourceAddressHeader = "none"
+    forward_fingerprint: tuple[Fingerprint, ...] = ()
 
 
 class Snapshot(Struct, frozen=True, array_like=True):

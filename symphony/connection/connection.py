@@ -6,7 +6,7 @@ entry in the timer wheel bounds all that happens before the relay:
     PEEKING     look at the ClientHello with MSG_PEEK until it is whole; the bytes stay in the socket
     ADMITTING   the route has a limit: wait for the limiter's answer (50 ms at most), watching nothing
     SHAKING     the TLS handshake, by OpenSSL on the descriptor; skipped for passthrough
-    CONNECTING  find an upstream; the client is not read meanwhile
+    CONNECTING  find an upstream, and send it a PROXY header if the route has one; the client is not read meanwhile
     RELAYING    a relay owns both sockets and reports back when it is over
     CLOSED
 
@@ -25,7 +25,9 @@ import socket
 from enum import Enum
 from typing import Any
 
+from symphony.connection import identity
 from symphony.connection.connector import Connector
+from symphony.connection.introduction import Introduction
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.observe.counters import HANDSHAKES, RESUMED
 from symphony.observe.reasons import Reason
@@ -73,6 +75,7 @@ class Connection:
         "_id",
         "_peeked",
         "_phase",
+        "_prints",
         "_relay",
         "_route",
         "_seat",
@@ -96,10 +99,11 @@ class Connection:
         self._wanted = 0
         self._route: PlannedRoute | None = None
         self._session: Any = None
-        self._connector: Connector | None = None
+        self._connector: Connector | Introduction | None = None
         self._slot: UpstreamSlot | None = None
         self._relay: TerminatedRelay | PassthroughRelay | None = None
         self._id = ""
+        self._prints = identity.NO_FINGERPRINTS
         self.peer = peer
         self.server_name: bytes | None = None
         self.timer_tick = 0
@@ -183,7 +187,10 @@ class Connection:
         route = self._route = state.plan.table.lookup(name)
         if route is None:
             self._refuse(Reason.NO_SNI if name is None else Reason.UNKNOWN_SNI)
-        elif route.rate:
+            return
+        if route.forward_fingerprint:
+            self._prints = identity.fingerprints(hello, route.forward_fingerprint)
+        if route.rate:
             self._phase = Phase.ADMITTING
             state.host.remove_reader(self._fd)
             state.limiter.admit(route.name, route.rate, route.burst, self._admitted)
@@ -256,7 +263,8 @@ class Connection:
         state = self._state
         self._phase = Phase.CONNECTING
         state.host.wheel.cancel(self)
-        self._connector = connector = Connector(state, route.balancer, self._connected, self._not_connected)
+        connected = self._connected if route.source_address_header is None else self._introduce
+        self._connector = connector = Connector(state, route.balancer, connected, self._not_connected)
         connector.start()
         if self._phase is Phase.CONNECTING:
             state.host.remove_reader(self._fd)
@@ -264,6 +272,24 @@ class Connection:
     def _not_connected(self, reason: Reason, detail: str) -> None:
         self._connector = None
         self._fail(reason, detail=detail)
+
+    def _introduce(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
+        """Tell the upstream who the client is, in front of everything else."""
+        route = self._route
+        assert route is not None and route.source_address_header is not None, "the route asks for it"
+        header = identity.proxy_header(
+            route.source_address_header,
+            self.peer[:2],
+            self._client.getsockname()[:2],
+            self.id,
+            self.server_name,
+            self._session,
+            self._prints,
+        )
+        self._connector = introduction = Introduction(
+            self._state, upstream, slot, self._connected, self._not_connected
+        )
+        introduction.send(header)
 
     def _connected(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
         state, seat = self._state, self._seat

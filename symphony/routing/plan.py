@@ -25,9 +25,21 @@ log = get_logger("plan")
 
 
 class PlannedRoute:
-    """A route as connections use it. `contexts` has one TLS context (or None) per listener, in their order."""
+    """A route as connections use it. `contexts` has one TLS context (or None) per listener, in their order.
 
-    __slots__ = ("balancer", "burst", "contexts", "name", "rate", "terminate_tls")
+    `source_address_header` is None where the upstream is told nothing of the client.
+    """
+
+    __slots__ = (
+        "balancer",
+        "burst",
+        "contexts",
+        "forward_fingerprint",
+        "name",
+        "rate",
+        "source_address_header",
+        "terminate_tls",
+    )
 
     def __init__(
         self, entry: RouteEntry, balancer: Balancer, contexts: tuple[RouteContext | None, ...]
@@ -38,6 +50,9 @@ class PlannedRoute:
         self.terminate_tls = entry.terminate_tls
         self.rate = entry.rate
         self.burst = entry.burst
+        header = entry.source_address_header
+        self.source_address_header = None if header == "none" else header
+        self.forward_fingerprint = entry.forward_fingerprint
 
 
 class Plan:

@@ -133,6 +133,77 @@ def is_resumed(session: Any) -> bool:
     return bool(_library.SSL_session_reused(session))
 
 
+def negotiated(session: Any) -> tuple[bytes, bytes, bytes]:
+    """The version (``TLSv1.3``), cipher and ALPN protocol (empty for none) of a finished handshake."""
+    version: bytes = _ffi.string(_library.SSL_get_version(session))
+    cipher: bytes = _ffi.string(_library.SSL_CIPHER_get_name(_library.SSL_get_current_cipher(session)))
+    _library.SSL_get0_alpn_selected(session, _out_data, _out_length)
+    protocol: bytes = _ffi.buffer(_out_data[0], _out_length[0])[:] if _out_length[0] else b""
+    return version, cipher, protocol
+
+
+def client_certificates(session: Any) -> tuple[list[bytes], bytes]:
+    """The certificates that the client sent, in DER and leaf first, and the leaf's common name.
+
+    None at all when it sent none. A resumed session has the leaf only: tickets do not carry the others. The common
+    name is UTF-8, the first when there are several, and empty when there is none. Raises MemoryError.
+    """
+    leaf = _library.SSL_get_peer_certificate(session)
+    if leaf == _NULL:
+        return [], b""
+    try:
+        certificates = [_der(leaf)]
+        common_name = _common_name(leaf)
+    finally:
+        _library.X509_free(leaf)
+    # On the server's side the leaf is not among these; they stay the session's.
+    others = _library.SSL_get_peer_cert_chain(session)
+    if others != _NULL:
+        certificates += [
+            _der(_library.sk_X509_value(others, at)) for at in range(_library.sk_X509_num(others))
+        ]
+    return certificates, common_name
+
+
+def is_verified(session: Any) -> bool:
+    """Whether the client's certificate was found good, now or when the session that is resumed was made."""
+    return bool(_library.SSL_get_verify_result(session) == _library.X509_V_OK)
+
+
+def _der(certificate: Any) -> bytes:
+    memory = _library.BIO_new(_library.BIO_s_mem())
+    if memory == _NULL or not _library.i2d_X509_bio(memory, certificate):
+        _library.BIO_free(memory)
+        _clear_errors()
+        raise MemoryError("writing a certificate failed")
+    size = _library.BIO_get_mem_data(memory, _out_memory)
+    found: bytes = _ffi.buffer(_out_memory[0], size)[:]
+    _library.BIO_free(memory)
+    return found
+
+
+def _common_name(certificate: Any) -> bytes:
+    subject = _library.X509_get_subject_name(certificate)
+    at = _library.X509_NAME_get_index_by_NID(subject, _NID_COMMON_NAME, -1)
+    if at < 0:
+        return b""
+    text = _library.X509_NAME_ENTRY_get_data(_library.X509_NAME_get_entry(subject, at))
+    size = _library.ASN1_STRING_to_UTF8(_out_text, text)
+    if size < 0:
+        _clear_errors()
+        return b""
+    found: bytes = _ffi.buffer(_out_text[0], size)[:]
+    _library.OPENSSL_free(_out_text[0])
+    return found
+
+
+# Where OpenSSL writes what it hands out by pointer; read at once, so one of each does for the process.
+_out_data = _ffi.new("const unsigned char **")
+_out_length = _ffi.new("unsigned int *")
+_out_memory = _ffi.new("char **")
+_out_text = _ffi.new("unsigned char **")
+_NID_COMMON_NAME: Final[int] = 13  # NID_commonName of openssl/obj_mac.h, which pyOpenSSL does not name
+
 _ALPN_HTTP11 = (b"http/1.1",)
 _ALPN_HTTP2 = (b"h2", b"http/1.1")
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 from symphony.relay import proxy_tlv
 from symphony.relay.proxy_protocol import Address, Header, encode_local, encode_v1, encode_v2, parse
 from symphony.tls.certificate_maker import Authority, make_authority, make_certificate
+from tests.support.programs import Running, free_port, program
 
 LIMIT_S = 20.0
 V4: tuple[Address, Address] = ("203.0.113.7", 56324), ("198.51.100.9", 443)
@@ -29,54 +28,6 @@ TLVS = [
     proxy_tlv.ja4("t13d1516h2_8daaf6152771_e5627efa2ab1"),
     *proxy_tlv.client_certificates([b"leaf" * 200, b"issuer" * 200]),
 ]
-
-
-def program(name: str) -> str:
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-class Running:
-    """A program in the foreground, with its configuration in a directory of its own."""
-
-    def __init__(self, directory: Path, command: list[str], port: int) -> None:
-        self.port = port
-        self._log = directory / "output"
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory
-            )
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, self._log.read_text()
-                assert time.monotonic() < deadline, self._log.read_text()
-                time.sleep(0.02)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(LIMIT_S)
 
 
 @pytest.fixture

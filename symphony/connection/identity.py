@@ -1,0 +1,114 @@
+"""What a route tells its upstream about the client: the PROXY header of one connection, put together.
+
+The source is the client, as the listener knows it; the destination is the address that the client connected to. What
+only version 2 can say goes behind them as fields: what TLS is known of (:mod:`symphony.relay.proxy_tlv`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from structlog import get_logger
+
+from symphony.observe.throttle import Throttle
+from symphony.relay import proxy_tlv
+from symphony.relay.proxy_protocol import Address, Tlv, encode_v1, encode_v2
+from symphony.tls import fingerprint, library
+from symphony.tls.client_hello import ClientHello, MalformedClientHello
+
+MAX_COMMON_NAME = 1024
+"""Bytes; RFC 5280 allows 64 characters. A longer one is not passed on."""
+
+Fingerprints = tuple[str, str]
+"""JA3 and JA4, each empty where it is not asked for or where the ClientHello has none."""
+
+NO_FINGERPRINTS: Fingerprints = ("", "")
+
+log = get_logger("identity")
+_cut_chains = Throttle(1.0)
+
+
+def fingerprints(hello: ClientHello, wanted: tuple[str, ...]) -> Fingerprints:
+    """The fingerprints in `wanted` (``ja3``, ``ja4``). A hello that none can be made of has none."""
+    try:
+        return (
+            fingerprint.ja3(hello)[1] if "ja3" in wanted else "",
+            fingerprint.ja4(hello) if "ja4" in wanted else "",
+        )
+    except MalformedClientHello:
+        return NO_FINGERPRINTS
+
+
+def proxy_header(
+    kind: str,
+    source: Address,
+    destination: Address,
+    unique_id: str,
+    server_name: bytes | None,
+    session: Any,
+    prints: Fingerprints = NO_FINGERPRINTS,
+) -> bytes:
+    """A header as a route's `source_address_header` names it: ``proxy_protocol`` is version 1.
+
+    `session` is the client's TLS session, None for one that is passed through. A client certificate comes with the
+    others that the client sent behind it. When all of them do not fit into the 65,535 bytes that a header has, only
+    the leaf is sent, and the log says so; a resumed session has no others anyway.
+    """
+    if kind == "proxy_protocol":
+        return encode_v1(source, destination)
+    fields: list[Tlv] = []
+    chain: list[bytes] = []
+    if session is not None:
+        version, cipher, protocol = library.negotiated(session)
+        chain, common_name = library.client_certificates(session)
+        if protocol:
+            fields.append(proxy_tlv.alpn(protocol))
+        if chain:
+            resumed, verified = library.is_resumed(session), library.is_verified(session)
+            name = _unmistakable(common_name)
+            fields.append(
+                proxy_tlv.ssl(version, cipher, common_name=name, resumed=resumed, verified=verified)
+            )
+        else:
+            fields.append(proxy_tlv.ssl(version, cipher))
+    if server_name is not None:
+        fields.append(proxy_tlv.authority(server_name))
+    fields.append(proxy_tlv.unique_id(unique_id.encode("ascii")))
+    if prints[0]:
+        fields.append(proxy_tlv.ja3(prints[0]))
+    if prints[1]:
+        fields.append(proxy_tlv.ja4(prints[1]))
+    if chain:
+        return _with_certificates(source, destination, fields, chain, unique_id)
+    return encode_v2(source, destination, fields, checksum=True)
+
+
+def _with_certificates(
+    source: Address, destination: Address, fields: list[Tlv], chain: list[bytes], unique_id: str
+) -> bytes:
+    for kept in (chain, chain[:1]):
+        try:
+            certificates = proxy_tlv.client_certificates(kept)
+            header = encode_v2(source, destination, fields + certificates, checksum=True)
+        except OverflowError:
+            continue
+        break
+    else:
+        kept = []
+        header = encode_v2(source, destination, fields, checksum=True)
+    if len(kept) < len(chain) and (left_out := _cut_chains.allow()) is not None:
+        log.warning(
+            "client_chain_cut",
+            id=unique_id,
+            certificates=len(chain),
+            sent=len(kept),
+            bytes=sum(map(len, chain)),
+            advice="a PROXY header has room for 65535 bytes",
+            left_out=left_out,
+        )
+    return header
+
+
+def _unmistakable(common_name: bytes) -> bytes:
+    """Leave out a name that a receiver might read as a shorter one, since a zero byte ends it, or cut off."""
+    return common_name if b"\0" not in common_name and len(common_name) <= MAX_COMMON_NAME else b""
