@@ -299,7 +299,13 @@ class Acceptor(Actor):
             routes=len(plan.table) if plan is not None else 0,
             contexts=self._planner.contexts,
             listeners=tuple(
-                ListenerTotals(seat.id, seat.address, values[seat.slot], values[seat.slot + 1])
+                ListenerTotals(
+                    seat.id,
+                    seat.address,
+                    values[seat.slot],
+                    values[seat.slot + 1],
+                    self._page.blocked(seat.slot),
+                )
                 for seat in self._seats
             ),
             accepted=values[ACCEPTED],

@@ -31,12 +31,13 @@ RUNNING = "running"
 
 
 class ListenerStatus(Struct, frozen=True):
-    """One listener over all acceptors. `address` is as bound."""
+    """One listener over all acceptors. `address` is as bound; `blocked` maps a reason to refused connections."""
 
     id: str
     address: str
     active: int
     accepted: int
+    blocked: dict[str, int] = {}
 
 
 class ActorStatus(Struct, frozen=True):
@@ -153,7 +154,10 @@ def _add_listeners(described: list[AcceptorDescription]) -> tuple[ListenerStatus
         for part in answer.listeners:
             before = added.get(part.id, ListenerStatus(part.id, part.address, 0, 0))
             added[part.id] = structs.replace(
-                before, active=before.active + part.active, accepted=before.accepted + part.accepted
+                before,
+                active=before.active + part.active,
+                accepted=before.accepted + part.accepted,
+                blocked=dict(Counter(before.blocked) + Counter(part.blocked)),
             )
     return tuple(added.values())
 

@@ -20,9 +20,10 @@ def print_status(status: Status) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    listeners = _table("listener", "active", "accepted")
+    listeners = _table("listener", "active", "accepted", "blocked")
     for listener in status.listeners:
-        listeners.add_row(listener.address, str(listener.active), str(listener.accepted))
+        blocked = sum(listener.blocked.values())
+        listeners.add_row(listener.address, str(listener.active), str(listener.accepted), str(blocked))
     console.print(listeners)
     actors = _table("actor", "pid", "state", "restarts", "uptime")
     for actor in status.actors:

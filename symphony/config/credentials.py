@@ -61,6 +61,11 @@ class Credentials:
         self._authority_findings: dict[bytes, tuple[Finding, ...]] = {}
         self._warnings = warnings
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths that were read, or should have been."""
+        return tuple(self._files)
+
     def identity(self, certificate: Certificate, place: str, problems: list[Problem]) -> str:
         """Return the digest of the identity that `certificate` names, or "" after adding what is wrong."""
         answer = self._answers.get(certificate)

@@ -102,6 +102,15 @@ class Protection(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     tls_handshake_timeout_ms: Annotated[
         int, Meta(ge=1, le=86_400_000, description="From accept to the end of the TLS handshake.")
     ] = 10000
+    allowlist: Annotated[
+        tuple[str, ...], Meta(description="Networks that skip every other check; `@file` reads lines.")
+    ] = ()
+    blocklist: Annotated[
+        tuple[str, ...], Meta(description="Networks that are refused; `@file` reads lines.")
+    ] = ()
+    ja3_blocklist: Annotated[tuple[str, ...], Meta(description="JA3 digests that are refused.")] = ()
+    ja4_blocklist: Annotated[tuple[str, ...], Meta(description="JA4 fingerprints that are refused.")] = ()
+    require_sni: Annotated[bool, Meta(description="Refuse clients that name no server.")] = False
 
 
 class Listener(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -21,7 +21,7 @@ from msgspec import Struct
 from symphony.config.model import Config
 from symphony.config.problem import Problem, Severity
 from symphony.config.resolve import Loaded
-from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy
+from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy, listed_networks
 
 
 class Merged(Struct, frozen=True):
@@ -92,14 +92,16 @@ class _Combination:
         policies = tuple(self._policies)
         identities = {**self._previous.identities, **self._new.identities}
         authorities = {**self._previous.client_authorities, **self._new.client_authorities}
+        networks = {**self._previous.networks, **self._new.networks}
+        listeners = tuple(
+            running if column is None else self._new.listeners[column]
+            for running, column in zip(self._previous.listeners, self._columns, strict=True)
+        )
         return Snapshot(
             version=self._previous.version,
             read_buffer_size=self._new.read_buffer_size,
             drain_timeout_ms=self._new.drain_timeout_ms,
-            listeners=tuple(
-                running if column is None else self._new.listeners[column]
-                for running, column in zip(self._previous.listeners, self._columns, strict=True)
-            ),
+            listeners=listeners,
             routes=routes,
             policies=policies,
             identities={policy.identity: identities[policy.identity] for policy in policies},
@@ -108,6 +110,7 @@ class _Combination:
                 for policy in policies
                 if policy.client_authority
             },
+            networks={digest: networks[digest] for digest in listed_networks(listeners)},
         )
 
     def _renew(

@@ -7,6 +7,7 @@ reload lives with the first kind (:mod:`symphony.config.reload`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,7 +26,9 @@ from symphony.config.check import (
 from symphony.config.check_identity import check_client_header
 from symphony.config.credentials import Credentials
 from symphony.config.model import Config, Listener, Route, Upstream
+from symphony.config.networks import NetworkLists
 from symphony.config.problem import ConfigError, Problem, Severity, SharedWarnings
+from symphony.config.protection import resolve_protection
 from symphony.config.schema import convert, convert_or_none
 from symphony.config.server_name import ServerNameError, normalise_server_name
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
@@ -41,7 +44,8 @@ class Loaded(Struct, frozen=True):
 
     `config` and `snapshot` hold the routes that are in order; both are None when anything is wrong outside single
     routes. `own_policies` has one entry per route of the snapshot: what the route itself says, "" for what it
-    leaves to the listener. `broken` names the routes left out, None for one whose name cannot be read.
+    leaves to the listener. `broken` names the routes left out, None for one whose name cannot be read. `files` are
+    the absolute paths of all that was read or should have been: this file first, then certificates and lists.
     """
 
     file: str
@@ -50,6 +54,7 @@ class Loaded(Struct, frozen=True):
     own_policies: tuple[TlsPolicy, ...]
     broken: tuple[str | None, ...]
     problems: tuple[Problem, ...]
+    files: tuple[str, ...] = ()
 
     def require(self) -> tuple[Config, Snapshot]:
         """Return the configuration and its snapshot. Raises :class:`ConfigError` if any problem is an error."""
@@ -68,7 +73,7 @@ def load(path: str, *, overrides: Mapping[str, object] | None = None, now: datet
     try:
         document = read_document(path)
     except ConfigError as error:
-        return Loaded(path, None, None, (), (), tuple(error.problems))
+        return Loaded(path, None, None, (), (), tuple(error.problems), (os.path.abspath(path),))
     content = {**document.content, **(overrides or {})}
     return _Resolver(document, content, now or datetime.now(UTC)).run()
 
@@ -82,6 +87,7 @@ class _Resolver:
         self._problems: list[Problem] = []
         self._warnings = SharedWarnings()
         self._credentials = Credentials(document.directory, now, self._warnings)
+        self._networks = NetworkLists(document.directory)
         self._broken: set[int] = set()
         self._upstreams: dict[Upstream, Upstream] = {}
         self._policies: dict[TlsPolicy, int] = {}
@@ -99,12 +105,13 @@ class _Resolver:
         whole = all(_ROUTE_PLACE.match(problem.place) for problem in self._problems)
         problems = tuple(sorted(self._problems + self._warnings.problems(), key=_document_order))
         broken = tuple(names.get(index) for index in sorted(self._broken))
+        files = (os.path.abspath(self._document.file), *self._credentials.files, *self._networks.files)
         if config is None or not whole:
-            return Loaded(self._document.file, None, None, (), broken, problems)
+            return Loaded(self._document.file, None, None, (), broken, problems, files)
         healthy = tuple(route for index, route in routes if index not in self._broken)
         snapshot = self._snapshot(config, entries, route_entries)
         config = msgspec.structs.replace(config, routes=healthy)
-        return Loaded(self._document.file, config, snapshot, own, broken, problems)
+        return Loaded(self._document.file, config, snapshot, own, broken, problems, files)
 
     def _convert(
         self, raw_routes: object
@@ -183,6 +190,9 @@ class _Resolver:
                     idle_timeout_ms=listener.idle_timeout_ms,
                     handshake_timeout_ms=listener.protection.tls_handshake_timeout_ms,
                     half_close_timeout_ms=listener.half_close_timeout_ms,
+                    protection=resolve_protection(
+                        listener.protection, f"{place}.protection", self._networks, self._problems
+                    ),
                 )
             )
             identity = authority = ""
@@ -307,6 +317,7 @@ class _Resolver:
                 digest: authorities[digest]
                 for digest in {policy.client_authority for policy in policies if policy.client_authority}
             },
+            networks=self._networks.packed,
         )
 
 

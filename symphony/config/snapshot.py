@@ -7,6 +7,8 @@ digest, so that 10,000 routes on one certificate carry that certificate once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from symphony.config.model import Fingerprint, SourceAddressHeader, Upstream
@@ -42,6 +44,19 @@ class TlsPolicy(Struct, frozen=True, array_like=True):
     http2: bool
 
 
+class ProtectionEntry(Struct, frozen=True, array_like=True):
+    """What a listener refuses. Lists of networks are named by digest, "" for none (:attr:`Snapshot.networks`).
+
+    Fingerprints are in lower case.
+    """
+
+    allowlist: str = ""
+    blocklist: str = ""
+    ja3_blocklist: tuple[str, ...] = ()
+    ja4_blocklist: tuple[str, ...] = ()
+    require_sni: bool = False
+
+
 class ListenerEntry(Struct, frozen=True, array_like=True):
     """A listener. `id` is ``host:port`` as configured (with ``#n`` where port 0 repeats it)."""
 
@@ -52,6 +67,7 @@ class ListenerEntry(Struct, frozen=True, array_like=True):
     idle_timeout_ms: int
     handshake_timeout_ms: int
     half_close_timeout_ms: int = 60000
+    protection: ProtectionEntry = ProtectionEntry()
 
 
 class RouteEntry(Struct, frozen=True, array_like=True):
@@ -73,7 +89,10 @@ class RouteEntry(Struct, frozen=True, array_like=True):
 
 
 class Snapshot(Struct, frozen=True, array_like=True):
-    """A complete, checked configuration. `version` grows by one with every change."""
+    """A complete, checked configuration. `version` grows by one with every change.
+
+    `networks` holds lists of networks by digest, as :meth:`symphony.protection.cidr.CidrSet.to_bytes` packs them.
+    """
 
     version: int
     read_buffer_size: int
@@ -83,3 +102,14 @@ class Snapshot(Struct, frozen=True, array_like=True):
     policies: tuple[TlsPolicy, ...]
     identities: dict[str, Identity]
     client_authorities: dict[str, ClientAuthority]
+    networks: dict[str, bytes] = {}
+
+
+def listed_networks(listeners: Iterable[ListenerEntry]) -> set[str]:
+    """The digests of all lists of networks that `listeners` name."""
+    found = {
+        digest
+        for listener in listeners
+        for digest in (listener.protection.allowlist, listener.protection.blocklist)
+    }
+    return found - {""}

@@ -29,14 +29,16 @@ from symphony.connection import identity
 from symphony.connection.connector import Connector
 from symphony.connection.introduction import Introduction
 from symphony.connection.state import ListenerSeat, ServingState
-from symphony.observe.counters import HANDSHAKES, RESUMED
+from symphony.observe.counters import BLOCKED_SLOT, HANDSHAKES, RESUMED
 from symphony.observe.reasons import Reason
+from symphony.protection.guard import Guard, Standing
 from symphony.relay.passthrough import PassthroughRelay
 from symphony.relay.sockets import close_after_alert, has_closed, reset_on_close
 from symphony.relay.terminated import TerminatedRelay
 from symphony.routing.balancer import UpstreamSlot
 from symphony.routing.plan import PlannedRoute
 from symphony.tls import client_hello, library
+from symphony.tls.fingerprint import Fingerprints
 from symphony.tls.library import WANT_READ, WANT_WRITE, do_handshake
 
 FIRST_PEEK = 4096
@@ -44,6 +46,9 @@ FIRST_PEEK = 4096
 
 _UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 """A fatal unrecognized_name alert (RFC 6066 section 3, RFC 8446 section 6.2)."""
+
+_MISSING_EXTENSION = b"\x15\x03\x03\x00\x02\x02\x6d"
+"""A fatal missing_extension alert (RFC 8446 section 9.2), for a listener that requires a server name."""
 
 _CERTIFICATE_ERRORS = frozenset({"peer did not return a certificate", "certificate verify failed"})
 
@@ -72,6 +77,7 @@ class Connection:
         "_client",
         "_connector",
         "_fd",
+        "_guard",
         "_id",
         "_peeked",
         "_phase",
@@ -83,6 +89,7 @@ class Connection:
         "_slot",
         "_state",
         "_wanted",
+        "fingerprints",
         "peer",
         "server_name",
         "timer_tick",
@@ -97,6 +104,7 @@ class Connection:
         self._phase = Phase.PEEKING
         self._peeked = 0
         self._wanted = 0
+        self._guard: Guard | None = None
         self._route: PlannedRoute | None = None
         self._session: Any = None
         self._connector: Connector | Introduction | None = None
@@ -106,6 +114,7 @@ class Connection:
         self._prints = identity.NO_FINGERPRINTS
         self.peer = peer
         self.server_name: bytes | None = None
+        self.fingerprints: Fingerprints | None = None
         self.timer_tick = 0
 
     @property
@@ -127,6 +136,14 @@ class Connection:
 
     def _begin(self) -> None:
         """Go on with the client's own bytes; from here on `peer` is whom the connection really comes from."""
+        guard = self._seat.guard
+        if guard is not None:
+            standing = guard.standing(self.peer[0])
+            if standing is Standing.REFUSED:
+                self._fail(Reason.CIDR_BLOCKED)
+                return
+            if standing is not Standing.ALLOWED and guard.reads:
+                self._guard = guard
         # The ClientHello often comes with the connection: looking first saves a turn of the event loop.
         if not self._peek():
             self._state.host.add_reader(self._fd, self._readable)
@@ -158,7 +175,9 @@ class Connection:
             return self._wait_for(hello.needed)
         if self._wanted:
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        self._choose_route(hello)
+        self.server_name = hello.server_name
+        if self._guard is None or self._passes(hello, self._guard):
+            self._choose_route(hello)
         return True
 
     def _wait_for(self, needed: int) -> bool:
@@ -179,10 +198,28 @@ class Connection:
         elif client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._fail(Reason.CLIENT_RESET)
         else:
-            self._fail(Reason.TRUNCATED_CLIENT_HELLO)
+            self._fail(self._unfinished(Reason.TRUNCATED_CLIENT_HELLO))
+
+    def _unfinished(self, reason: Reason) -> Reason:
+        """Why a connection without a whole ClientHello ends: lists of fingerprints fail closed on it."""
+        compares = self._guard is not None and self._guard.compares
+        return Reason.INCOMPLETE_HANDSHAKE if compares else reason
+
+    def _passes(self, hello: client_hello.ClientHello, guard: Guard) -> bool:
+        self.fingerprints = Fingerprints(hello)
+        try:
+            reason = guard.judge(hello, self.fingerprints)
+        except client_hello.MalformedClientHello as error:
+            self._fail(Reason.MALFORMED_CLIENT_HELLO, detail=str(error))
+            return False
+        if reason is Reason.NO_SNI:
+            self._fail(reason, gently=True, alert=_MISSING_EXTENSION)
+        elif reason is not None:
+            self._fail(reason)
+        return reason is None
 
     def _choose_route(self, hello: client_hello.ClientHello) -> None:
-        name = self.server_name = hello.server_name
+        name = hello.server_name
         state = self._state
         route = self._route = state.plan.table.lookup(name)
         if route is None:
@@ -294,6 +331,7 @@ class Connection:
     def _connected(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
         state, seat = self._state, self._seat
         self._connector = None
+        self.fingerprints = None  # and with it the ClientHello
         self._slot = slot
         self._phase = Phase.RELAYING
         session, self._session = self._session, None
@@ -318,11 +356,10 @@ class Connection:
         if slot is not None:
             slot.active -= 1
         if reason is not None:
-            facts = self._facts()
-            facts["upstream"] = slot.upstream.label if slot is not None else ""
+            more: dict[str, object] = {"upstream": slot.upstream.label if slot is not None else ""}
             if reason is Reason.TLS_ERROR:
-                facts["detail"] = library.last_error()
-            ledger.failed(reason, **facts)
+                more["detail"] = library.last_error()
+            ledger.failed(reason, self, self._seat.slot, **more)
         ledger.closed(self, self._seat.slot)
 
     def on_timer(self) -> None:
@@ -330,9 +367,9 @@ class Connection:
         if self._phase is not Phase.PEEKING:
             self._fail(Reason.HANDSHAKE_TIMEOUT)
         elif self._peeked:
-            self._fail(Reason.CLIENT_HELLO_TIMEOUT)
+            self._fail(self._unfinished(Reason.CLIENT_HELLO_TIMEOUT))
         else:
-            self._fail(Reason.CLIENT_SILENT)
+            self._fail(self._unfinished(Reason.CLIENT_SILENT))
 
     def abort(self, reason: Reason) -> None:
         """End at once, whatever the phase; both sides see a failure."""
@@ -364,13 +401,16 @@ class Connection:
         else:
             reset_on_close(client)
             client.close()
-        facts = self._facts()
+        if state.events.wanted and reason in BLOCKED_SLOT:
+            known = ("", "") if self.fingerprints is None else self.fingerprints.known
+            state.blocks.tell(reason, self._seat.id, self.peer[0], self.server_name, known)
         if detail:
-            facts["detail"] = detail
-        state.ledger.failed(reason, **facts)
+            state.ledger.failed(reason, self, self._seat.slot, detail=detail)
+        else:
+            state.ledger.failed(reason, self, self._seat.slot)
         state.ledger.closed(self, self._seat.slot)
 
-    def _facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, object]:
         """What a log line says of this connection. Only called for connections that fail."""
         facts: dict[str, object] = {
             "id": self.id,

@@ -7,7 +7,15 @@ from typing import Protocol
 
 from structlog import get_logger
 
-from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, REASON_SLOT, CounterPage
+from symphony.observe.counters import (
+    ACCEPTED,
+    ACTIVE,
+    BLOCKED_SLOT,
+    BYTES_DOWN,
+    BYTES_UP,
+    REASON_SLOT,
+    CounterPage,
+)
 from symphony.observe.reasons import Reason
 from symphony.observe.throttle import Throttle
 
@@ -23,6 +31,13 @@ class Abortable(Protocol):
 
     def abort(self, reason: Reason) -> None:
         """End at once."""
+
+
+class Describable(Protocol):
+    """A connection that failed."""
+
+    def facts(self) -> dict[str, object]:
+        """What a log line says of it."""
 
 
 class Ledger:
@@ -68,15 +83,21 @@ class Ledger:
         values[BYTES_UP] += up
         values[BYTES_DOWN] += down
 
-    def failed(self, reason: Reason, **facts: object) -> None:
+    def failed(self, reason: Reason, connection: Describable, listener_slot: int, **more: object) -> None:
         """Count why a connection ended early, and log it unless too many lines were logged just now.
 
-        What clients do wrong is told at level info, what upstreams do wrong at level warning.
+        What clients do wrong is told at level info, what upstreams do wrong at level warning. `more` are facts that
+        the connection does not know itself.
         """
-        self.values[REASON_SLOT[reason]] += 1
+        values = self.values
+        values[REASON_SLOT[reason]] += 1
+        blocked = BLOCKED_SLOT.get(reason)
+        if blocked is not None:
+            values[listener_slot + blocked] += 1
         left_out = self._throttle.allow()
         if left_out is None:
             return
+        facts = {**connection.facts(), **more}
         if left_out:
             facts["left_out"] = left_out
         level = log.warning if reason in _UPSTREAM_REASONS else log.info

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 from symphony.connection.ids import ConnectionIds
 from symphony.connection.ledger import Ledger
 from symphony.connection.resolver import Resolver
+from symphony.observe.block_events import BlockEvents
 from symphony.observe.counters import CounterPage
 from symphony.observe.events import EventHub
+from symphony.protection.guard import Guard
 from symphony.relay.host import RelayHost
 from symphony.relay.lifetime import Silence
 from symphony.routing.plan import Plan
@@ -29,7 +31,7 @@ class ListenerSeat:
     `index` is the listener's place in the plan, and so in every route's `contexts`.
     """
 
-    __slots__ = ("address", "handshake_limit_s", "id", "index", "max_connections", "silence", "slot")
+    __slots__ = ("address", "guard", "handshake_limit_s", "id", "index", "max_connections", "silence", "slot")
 
     def __init__(self, listener_id: str, address: str, slot: int) -> None:
         self.id = listener_id
@@ -39,6 +41,7 @@ class ListenerSeat:
         self.max_connections = 0
         self.silence = Silence(0.0, 0.0)
         self.handshake_limit_s = 10.0
+        self.guard: Guard | None = None
 
     def follow(self, plan: Plan) -> None:
         """Take the settings of `plan`; a listener that is not in it keeps what it has, and no route serves it."""
@@ -50,12 +53,13 @@ class ListenerSeat:
         self.max_connections = entry.max_connections
         self.silence = Silence(entry.idle_timeout_ms / 1000, entry.half_close_timeout_ms / 1000)
         self.handshake_limit_s = entry.handshake_timeout_ms / 1000
+        self.guard = plan.guards[self.id]
 
 
 class ServingState:
     """One per acceptor. `plan` is replaced as a whole."""
 
-    __slots__ = ("base", "events", "host", "ids", "ledger", "limiter", "pages", "plan", "resolver")
+    __slots__ = ("base", "blocks", "events", "host", "ids", "ledger", "limiter", "pages", "plan", "resolver")
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class ServingState:
         self.resolver = Resolver(host.loop)
         self.events = EventHub()
         self.ids = ConnectionIds()
+        self.blocks = BlockEvents(self.events)
 
     def is_full(self, seat: ListenerSeat) -> bool:
         """Whether a listener holds more than its `max_connections`, the connection just counted included.

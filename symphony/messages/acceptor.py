@@ -13,12 +13,16 @@ class DescribeAcceptor(Struct, frozen=True, array_like=True, tag=True):
 
 
 class ListenerTotals(Struct, frozen=True, array_like=True):
-    """One listener of one acceptor. `address` is as bound; `accepted` counts since the tree started."""
+    """One listener of one acceptor. `address` is as bound; `accepted` counts since the tree started.
+
+    `blocked` maps a reason to how many connections this listener refused for it.
+    """
 
     id: str
     address: str
     accepted: int
     active: int
+    blocked: dict[str, int] = {}
 
 
 class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 
-from symphony.observe.reasons import Reason
+from symphony.observe.reasons import BLOCKED, Reason
 
 _WORD = 8
 
@@ -22,9 +22,12 @@ HANDSHAKES = 4
 RESUMED = 5
 _FIRST_REASON = 6
 _FIRST_LISTENER = _FIRST_REASON + len(Reason)
-_PER_LISTENER = 2
+_FIRST_BLOCKED = 2
+_PER_LISTENER = _FIRST_BLOCKED + len(BLOCKED)
 
 REASON_SLOT: dict[Reason, int] = {reason: _FIRST_REASON + at for at, reason in enumerate(Reason)}
+BLOCKED_SLOT: dict[Reason, int] = {reason: _FIRST_BLOCKED + at for at, reason in enumerate(BLOCKED)}
+"""Where a listener counts a refusal, beginning at its own slot."""
 
 
 class CounterPage:
@@ -41,7 +44,7 @@ class CounterPage:
         self.values: memoryview = memoryview(self._memory).cast("q")
 
     def listener_slot(self, listener_id: str) -> int:
-        """The slot of a listener's accepted connections; the slot after it holds its active ones."""
+        """The first slot of a listener: its accepted connections, then its active ones, then :data:`BLOCKED_SLOT`."""
         return self._listener_slots[listener_id]
 
     def forget_active(self) -> None:
@@ -54,3 +57,12 @@ class CounterPage:
         """How many connections each reason ended; reasons that never did are left out."""
         values = self.values
         return {reason.value: values[slot] for reason, slot in REASON_SLOT.items() if values[slot]}
+
+    def blocked(self, listener_slot: int) -> dict[str, int]:
+        """How many connections a listener refused, by reason; reasons that never were are left out."""
+        values = self.values
+        return {
+            reason.value: values[listener_slot + at]
+            for reason, at in BLOCKED_SLOT.items()
+            if values[listener_slot + at]
+        }

@@ -23,8 +23,14 @@ class Reason(StrEnum):
     # Admission and routing
     MAX_CONNECTIONS = "max_connections"
     DESCRIPTOR_LIMIT = "descriptor_limit"
-    RATE_LIMITED = "rate_limited"
+    CIDR_BLOCKED = "cidr_blocked"
+    JA3_BLOCKED = "ja3_blocked"
+    JA4_BLOCKED = "ja4_blocked"
+    INCOMPLETE_HANDSHAKE = (
+        "incomplete_handshake"  # no whole ClientHello where fingerprints are to be compared
+    )
     NO_SNI = "no_sni"
+    RATE_LIMITED = "rate_limited"
     UNKNOWN_SNI = "unknown_sni"
     NO_CERTIFICATE = "no_certificate"
     # Handshake
@@ -47,3 +53,15 @@ class Reason(StrEnum):
     HALF_CLOSE_TIMEOUT = "half_close_timeout"  # one side had ended, and the other one fell silent
     DRAIN_TIMEOUT = "drain_timeout"
     INTERNAL_ERROR = "internal_error"
+
+
+BLOCKED = (
+    Reason.MAX_CONNECTIONS,
+    Reason.CIDR_BLOCKED,
+    Reason.JA3_BLOCKED,
+    Reason.JA4_BLOCKED,
+    Reason.INCOMPLETE_HANDSHAKE,
+    Reason.NO_SNI,
+    Reason.RATE_LIMITED,
+)
+"""The reasons for which admission refuses. They are also counted by listener, and told as events."""

@@ -18,6 +18,8 @@ from operator import ge
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
+from symphony.config.wording import quoted
+
 _MAPPED = bytes(10) + b"\xff\xff"
 _V6_BOUND = 17  # bytes; the bound behind the last address does not fit into 16
 _MAX_PROBLEMS = 20
@@ -45,19 +47,19 @@ def parse_network(entry: str) -> Network:
             packed, bits = inet_pton(AF_INET, address), 32
     except (OSError, ValueError):
         raise CidrError(
-            f"{entry!r} is no network; expected one such as 192.0.2.0/24 or 2001:db8::/32"
+            f"{quoted(entry)} is no network: expected one such as 192.0.2.0/24 or 2001:db8::/32"
         ) from None
     length = bits
     if slash:
         # int() alone would take signs, spaces, underscores and other scripts' digits
         length = int(prefix) if prefix.isascii() and prefix.isdecimal() and len(prefix) <= 3 else -1
         if not 0 <= length <= bits:
-            raise CidrError(f"{entry!r} has no valid prefix length; expected a number from 0 to {bits}")
+            raise CidrError(f"{quoted(entry)} has no valid prefix length: expected a number from 0 to {bits}")
     first = int.from_bytes(packed, "big")
     hosts = (1 << (bits - length)) - 1
     if first & hosts:
         network = (IPv4Network if bits == 32 else IPv6Network)((first & ~hosts, length))
-        raise CidrError(f"{entry!r} has address bits set behind its prefix; expected {network}")
+        raise CidrError(f"{quoted(entry)} has address bits set behind its prefix: expected {network}")
     if bits == 128 and length >= 96 and packed[:12] == _MAPPED:
         first &= 0xFFFFFFFF
         return Network(4, first, first + hosts)

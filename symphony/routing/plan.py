@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from OpenSSL import SSL
 from structlog import get_logger
 
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
+from symphony.protection.cidr import CidrSet
+from symphony.protection.guard import Guard, make_guard
 from symphony.routing.balancer import Balancer, UpstreamPool
 from symphony.routing.table import RouteTable
 from symphony.tls.context import RouteContext
@@ -56,11 +58,13 @@ class PlannedRoute:
 
 
 class Plan:
-    """What an acceptor serves: one version of everything."""
+    """What an acceptor serves: one version of everything. `guards` has one per listener, None for no protection."""
 
-    __slots__ = ("drain_timeout_s", "listeners", "read_buffer_size", "table", "version")
+    __slots__ = ("drain_timeout_s", "guards", "listeners", "read_buffer_size", "table", "version")
 
-    def __init__(self, snapshot: Snapshot, table: RouteTable[PlannedRoute]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, table: RouteTable[PlannedRoute], guards: Mapping[str, Guard | None]
+    ) -> None:
         self.version = snapshot.version
         self.read_buffer_size = snapshot.read_buffer_size
         self.drain_timeout_s = snapshot.drain_timeout_ms / 1000
@@ -68,6 +72,7 @@ class Plan:
             entry.id: (index, entry) for index, entry in enumerate(snapshot.listeners)
         }
         self.table = table
+        self.guards = guards
 
 
 class Planner:
@@ -76,6 +81,7 @@ class Planner:
     def __init__(self) -> None:
         self.upstreams = UpstreamPool()
         self._contexts: dict[TlsPolicy, RouteContext] = {}
+        self._networks: dict[str, CidrSet] = {}
         self._turn_began = 0.0
 
     @property
@@ -94,8 +100,18 @@ class Planner:
             route = PlannedRoute(entry, self.upstreams.balancer(entry.upstreams), chosen)
             table.add(entry.sni, route)
             await self._give_way()
+        guards = await self._build_guards(snapshot)
         self._contexts = contexts
-        return Plan(snapshot, table)
+        return Plan(snapshot, table, guards)
+
+    async def _build_guards(self, snapshot: Snapshot) -> dict[str, Guard | None]:
+        networks: dict[str, CidrSet] = {}
+        for digest, packed in snapshot.networks.items():
+            known = self._networks.get(digest)
+            # Unpacking takes 0.5 s per million networks: too long to hold up the connections.
+            networks[digest] = await asyncio.to_thread(CidrSet.from_bytes, packed) if known is None else known
+        self._networks = networks
+        return {entry.id: make_guard(entry.protection, networks) for entry in snapshot.listeners}
 
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}

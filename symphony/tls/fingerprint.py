@@ -16,6 +16,7 @@ import hashlib
 import re
 from struct import pack
 
+from symphony.config.wording import quoted
 from symphony.tls.client_hello import ClientHello, MalformedClientHello
 
 GREASE = frozenset(high << 12 | 0x0A00 | high << 4 | 0x0A for high in range(16))
@@ -43,6 +44,36 @@ _JA4 = re.compile(r"t(?:1[0-3]|s[23]|d[123]|00)[di][0-9]{4}[0-9a-z]{2}_[0-9a-f]{
 
 class FingerprintError(ValueError):
     """A list entry that no fingerprint can equal; the text says what is wrong and what is expected."""
+
+
+class Fingerprints:
+    """Both fingerprints of one ClientHello, each worked out when it is first asked for."""
+
+    __slots__ = ("_hello", "_ja3", "_ja4")
+
+    def __init__(self, hello: ClientHello) -> None:
+        self._hello = hello
+        self._ja3 = ""
+        self._ja4 = ""
+
+    @property
+    def ja3(self) -> str:
+        """The JA3 digest. Raises MalformedClientHello."""
+        if not self._ja3:
+            self._ja3 = ja3(self._hello)[1]
+        return self._ja3
+
+    @property
+    def ja4(self) -> str:
+        """The JA4 fingerprint. Raises MalformedClientHello."""
+        if not self._ja4:
+            self._ja4 = ja4(self._hello)
+        return self._ja4
+
+    @property
+    def known(self) -> tuple[str, str]:
+        """JA3 and JA4 as far as they have been asked for, "" for one that has not."""
+        return self._ja3, self._ja4
 
 
 def ja3(hello: ClientHello) -> tuple[str, str]:
@@ -86,8 +117,10 @@ def check_ja3(text: str) -> str:
     if _JA3.fullmatch(entry):
         return entry
     if entry.count(",") == 4:
-        raise FingerprintError(f"{text!r} is a JA3 string; expected its MD5 digest, 32 hexadecimal digits")
-    raise FingerprintError(f"{text!r} is no JA3 digest; expected 32 hexadecimal digits")
+        raise FingerprintError(
+            f"{quoted(text)} is a JA3 string: expected its MD5 digest, 32 hexadecimal digits"
+        )
+    raise FingerprintError(f"{quoted(text)} is no JA3 digest: expected 32 hexadecimal digits")
 
 
 def check_ja4(text: str) -> str:
@@ -97,8 +130,10 @@ def check_ja4(text: str) -> str:
         return entry
     expected = "expected one such as t13d1516h2_8daaf6152771_e5627efa2ab1"
     if _JA4.fullmatch("t" + entry[1:]) and entry[0] in "qd":
-        raise FingerprintError(f"{text!r} is a JA4 of QUIC or DTLS, which never comes over TCP; {expected}")
-    raise FingerprintError(f"{text!r} is no JA4 fingerprint; {expected}")
+        raise FingerprintError(
+            f"{quoted(text)} is a JA4 of QUIC or DTLS, which never comes over TCP: {expected}"
+        )
+    raise FingerprintError(f"{quoted(text)} is no JA4 fingerprint: {expected}")
 
 
 def is_listed(fingerprint: str, entries: frozenset[str]) -> bool:

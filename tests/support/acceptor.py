@@ -11,18 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import msgspec
+
 from actors.acceptor import AcceptorSettings, run_acceptor
 from symphony.config.model import Upstream
 from symphony.config.snapshot import (
     ClientAuthority,
     Identity,
     ListenerEntry,
+    ProtectionEntry,
     RouteEntry,
     Snapshot,
     TlsPolicy,
 )
 from symphony.observe.counters import ACTIVE, CounterPage
 from symphony.observe.reasons import Reason
+from symphony.protection.cidr import CidrSet
 from symphony.routing.snapshot_store import SnapshotStore, StoredSnapshot
 from symphony.tls.certificate_maker import make_certificate
 from symphony.tls.context import BaseContext
@@ -30,6 +34,7 @@ from tests.support.actor_process import ActorProcess, Stage
 
 LISTENER = "127.0.0.1:0"
 LIMIT_S = 20.0
+UNPROTECTED = ProtectionEntry()
 
 _made = make_certificate(["localhost", "*.example.test"])
 IDENTITY = Identity(_made.chain_pem, _made.key_pem)
@@ -75,8 +80,19 @@ def snapshot(
     client_authority: ClientAuthority | None = None,
     buffer_size: int = 65536,
     more: Sequence[Tls] = (),
+    protection: ProtectionEntry = UNPROTECTED,
+    allowlist: Sequence[str] = (),
+    blocklist: Sequence[str] = (),
 ) -> Snapshot:
-    """A snapshot with one listener. `identity`, `client_authority` and `http2` make policy 0, `more` those from 1."""
+    """A snapshot with one listener. `identity`, `client_authority` and `http2` make policy 0, `more` those from 1.
+
+    `allowlist` and `blocklist` go into `protection`.
+    """
+    networks = {}
+    for name, entries in (("allowlist", allowlist), ("blocklist", blocklist)):
+        if entries:
+            networks[name] = CidrSet(entries).to_bytes()
+            protection = msgspec.structs.replace(protection, **{name: name})
     listener = ListenerEntry(
         LISTENER,
         "127.0.0.1",
@@ -85,6 +101,7 @@ def snapshot(
         idle_timeout_ms,
         handshake_timeout_ms,
         half_close_timeout_ms=half_close_timeout_ms,
+        protection=protection,
     )
     policies: list[TlsPolicy] = []
     identities: dict[str, Identity] = {}
@@ -98,7 +115,15 @@ def snapshot(
             authorities[authority] = tls.authority
         policies.append(TlsPolicy(digest, authority, tls.http2))
     return Snapshot(
-        version, buffer_size, 30_000, (listener,), tuple(routes), tuple(policies), identities, authorities
+        version,
+        buffer_size,
+        30_000,
+        (listener,),
+        tuple(routes),
+        tuple(policies),
+        identities,
+        authorities,
+        networks=networks,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symphony.config.wording import quoted
 from symphony.protection.cidr import (
     CidrError,
     CidrSet,
@@ -47,7 +48,7 @@ def test_entries() -> None:
 @pytest.mark.parametrize(
     ("entry", "wrong"),
     [
-        ("10.0.0.1/8", r"'10.0.0.1/8' has address bits set behind its prefix; expected 10.0.0.0/8"),
+        ("10.0.0.1/8", r'"10.0.0.1/8" has address bits set behind its prefix: expected 10.0.0.0/8'),
         ("2001:db8::1/32", r"expected 2001:db8::/32"),
         ("::ffff:192.0.2.1/120", r"behind its prefix"),
         ("10.0.0.0/33", r"expected a number from 0 to 32"),
@@ -60,7 +61,7 @@ def test_entries() -> None:
         ("10.0.0.0/\u0668", r"prefix length"),
         ("10.0.0.0/255.0.0.0", r"prefix length"),
         ("10.0.0.0/8/8", r"prefix length"),
-        ("10.0.0/8", r"'10.0.0/8' is no network"),
+        ("10.0.0/8", '"10.0.0/8" is no network'),
         ("010.0.0.0/8", r"is no network"),
         ("10.0.0.256", r"is no network"),
         (" 10.0.0.0", r"is no network"),
@@ -68,13 +69,13 @@ def test_entries() -> None:
         ("fe80::1%eth0", r"is no network"),
         ("1::2::3", r"is no network"),
         ("shop.example.com", r"is no network"),
-        ("", r"'' is no network"),
+        ("", '"" is no network'),
     ],
 )
 def test_bad_entries(entry: str, wrong: str) -> None:
     with pytest.raises(CidrError, match=wrong) as caught:
         parse_network(entry)
-    assert repr(entry) in str(caught.value)
+    assert quoted(entry) in str(caught.value)
     with pytest.raises(CidrError):
         CidrSet(["192.0.2.1", entry])
 

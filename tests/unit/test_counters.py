@@ -7,6 +7,7 @@ import os
 from symphony.observe.counters import (
     ACCEPTED,
     ACTIVE,
+    BLOCKED_SLOT,
     BYTES_DOWN,
     BYTES_UP,
     HANDSHAKES,
@@ -14,16 +15,18 @@ from symphony.observe.counters import (
     RESUMED,
     CounterPage,
 )
-from symphony.observe.reasons import Reason
+from symphony.observe.reasons import BLOCKED, Reason
 
 
 def test_slots_are_all_different() -> None:
     page = CounterPage(["a", "b", "c"])
     slots = [ACCEPTED, ACTIVE, BYTES_UP, BYTES_DOWN, HANDSHAKES, RESUMED, *REASON_SLOT.values()]
     for name in ("a", "b", "c"):
-        slots += [page.listener_slot(name), page.listener_slot(name) + 1]
+        at = page.listener_slot(name)
+        slots += [at, at + 1, *(at + blocked for blocked in BLOCKED_SLOT.values())]
     assert sorted(slots) == list(range(len(slots)))
     assert set(REASON_SLOT) == set(Reason)
+    assert set(BLOCKED_SLOT) == set(BLOCKED)
     for at, slot in enumerate(slots):
         page.values[slot] = at + 1
     assert [page.values[slot] for slot in slots] == list(range(1, len(slots) + 1))
@@ -35,6 +38,13 @@ def test_errors_leave_out_what_never_happened() -> None:
     page.values[REASON_SLOT[Reason.NO_SNI]] += 2
     page.values[REASON_SLOT[Reason.INTERNAL_ERROR]] += 1
     assert page.errors() == {"no_sni": 2, "internal_error": 1}
+
+
+def test_refusals_are_told_by_listener() -> None:
+    page = CounterPage(["a", "b"])
+    page.values[page.listener_slot("b") + BLOCKED_SLOT[Reason.CIDR_BLOCKED]] += 3
+    assert page.blocked(page.listener_slot("a")) == {}
+    assert page.blocked(page.listener_slot("b")) == {"cidr_blocked": 3}
 
 
 def test_forgetting_gauges_keeps_totals() -> None:

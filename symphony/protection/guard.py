@@ -1,0 +1,66 @@
+"""What one listener checks of a connection without asking anybody: its address, its fingerprints, its server name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from symphony.config.snapshot import ProtectionEntry
+from symphony.observe.reasons import Reason
+from symphony.protection.cidr import CidrSet, pack_address
+from symphony.tls.client_hello import ClientHello
+from symphony.tls.fingerprint import Fingerprints, is_listed
+
+
+class Standing(Enum):
+    """What a listener's lists of networks say of an address; the allowlist has the last word."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    UNLISTED = "unlisted"
+
+
+class Guard:
+    """A listener's protection as acceptors apply it. It does not change: a new configuration makes a new one.
+
+    `compares` is whether fingerprints are listed, `reads` whether the ClientHello has a say at all.
+    """
+
+    __slots__ = ("_allowed", "_ja3", "_ja4", "_refused", "_require_sni", "compares", "reads")
+
+    def __init__(self, entry: ProtectionEntry, networks: Mapping[str, CidrSet]) -> None:
+        """`networks` has a set for each digest that `entry` names."""
+        self._allowed = networks[entry.allowlist] if entry.allowlist else None
+        self._refused = networks[entry.blocklist] if entry.blocklist else None
+        self._ja3 = frozenset(entry.ja3_blocklist)
+        self._ja4 = frozenset(entry.ja4_blocklist)
+        self._require_sni = entry.require_sni
+        self.compares = bool(self._ja3 or self._ja4)
+        self.reads = self.compares or self._require_sni
+
+    def standing(self, address: str) -> Standing:
+        """Look an address up."""
+        packed = pack_address(address)
+        if self._allowed is not None and self._allowed.contains(packed):
+            return Standing.ALLOWED
+        if self._refused is not None and self._refused.contains(packed):
+            return Standing.REFUSED
+        return Standing.UNLISTED
+
+    def judge(self, hello: ClientHello, fingerprints: Fingerprints) -> Reason | None:
+        """Return why a ClientHello is refused. Raises MalformedClientHello when it has no fingerprint to compare."""
+        if self._ja3 and is_listed(fingerprints.ja3, self._ja3):
+            return Reason.JA3_BLOCKED
+        if self._ja4 and is_listed(fingerprints.ja4, self._ja4):
+            return Reason.JA4_BLOCKED
+        if self._require_sni and hello.server_name is None:
+            return Reason.NO_SNI
+        return None
+
+
+def make_guard(entry: ProtectionEntry, networks: Mapping[str, CidrSet]) -> Guard | None:
+    """Return a listener's guard, None where it protects nothing."""
+    return None if entry == _NOTHING else Guard(entry, networks)
+
+
+_NOTHING = ProtectionEntry()
