@@ -80,6 +80,21 @@ class TellSibling:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """What was added under `name` while the tree ran is ready: from now on it is a member like any other."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The tree has forgotten `name`: it was retired, or it was added and did not become ready; `reason` says more."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Something worth a log line. `level` is a name of a logging level."""
 
@@ -95,4 +110,6 @@ class Finish:
     outcome: Outcome
 
 
-Action = StartProcess | AskToStop | KillProcess | AbandonProcess | TellSibling | Report | Finish
+Action = (
+    StartProcess | AskToStop | KillProcess | AbandonProcess | TellSibling | Joined | Removed | Report | Finish
+)

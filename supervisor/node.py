@@ -46,6 +46,7 @@ class Node:
     """What children and groups have in common.
 
     `was_ready`: in the present life of its group. `in_sequence`: those after it wait until it is ready.
+    `joining`: added while the tree runs, and not ready yet. `leaving`: retired, and not gone yet.
     """
 
     def __init__(self, spec: ChildSpec | GroupSpec, parent: Group | None, backoff: BackoffSpec) -> None:
@@ -57,6 +58,8 @@ class Node:
         self.not_before = 0.0
         self.was_ready = False
         self.in_sequence = False
+        self.joining = False
+        self.leaving = False
         self.ready_at: float | None = None
 
     @property
@@ -120,8 +123,14 @@ class Group(Node):
         self.to_stop: set[str] = set()
         self.children: list[Leaf | Group] = []
         for child in spec.children:
-            kind = Group if isinstance(child, GroupSpec) else Leaf
-            self.children.append(kind(child, self, spec.backoff))  # type: ignore[arg-type]
+            self.append(child)
+
+    def append(self, spec: ChildSpec | GroupSpec) -> Leaf | Group:
+        """Make `spec` the last child and return it."""
+        backoff = self.spec.backoff
+        child = Group(spec, self, backoff) if isinstance(spec, GroupSpec) else Leaf(spec, self, backoff)
+        self.children.append(child)
+        return child
 
     def leaves(self) -> Iterator[Leaf]:
         """Yield every child process in it, nested ones too, in start order."""

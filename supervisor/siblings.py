@@ -3,7 +3,8 @@
 A child that has just become ready is told of every sibling that is not up; from then on of each that goes down or
 comes up. Going down begins when the sibling is asked to stop, killed, or gone, whichever is first. Those that are
 about to stop themselves, and everybody in a group that ends, are told nothing: they must not take over what a
-sibling left.
+sibling left. A child that is added while the tree runs is down until it is ready. Of one that was retired nothing more
+is told after it has gone down.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ def told_up(leaf: Leaf) -> Iterator[TellSibling]:
                 yield TellSibling(leaf.name, sibling.name, False, sibling.last_exit or "not up yet")
         elif _listens(sibling):
             yield TellSibling(sibling.name, leaf.name, True, "")
+
+
+def told_new(leaf: Leaf) -> Iterator[TellSibling]:
+    """Yield what the siblings of a child are told that was not there before: it is not up."""
+    for sibling in _siblings(leaf):
+        if sibling.up and _listens(sibling):
+            yield TellSibling(sibling.name, leaf.name, False, "not up yet")
 
 
 def told_down(leaf: Leaf, reason: str) -> Iterator[TellSibling]:

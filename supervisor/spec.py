@@ -12,6 +12,10 @@ class SpecError(ValueError):
     """A specification that no supervisor could carry out."""
 
 
+class ChangeRefused(Exception):
+    """A tree that runs cannot be changed as it was asked to; the text is one line that says why."""
+
+
 class Restart(StrEnum):
     """When an ended child is started again: always, only after an abnormal end, never."""
 

@@ -16,7 +16,7 @@ def comes_back(node: Leaf | Group, *, normal: bool) -> bool:
 def shares_fate(group: Group, node: Leaf | Group) -> list[Leaf | Group]:
     """Return the siblings that are restarted together with `node`, in start order.
 
-    Transient ones that had finished are among them, temporary ones that had are not.
+    Transient ones that had finished are among them, temporary ones that had are not, nor are those that were retired.
     """
     match group.spec.strategy:
         case Strategy.ONE_FOR_ONE:
@@ -28,5 +28,5 @@ def shares_fate(group: Group, node: Leaf | Group) -> list[Leaf | Group]:
     return [
         child
         for child in others
-        if not (child.state is State.FINISHED and child.restart is Restart.TEMPORARY)
+        if not child.leaving and not (child.state is State.FINISHED and child.restart is Restart.TEMPORARY)
     ]

@@ -24,8 +24,10 @@ from supervisor.action import (
     AskToStop,
     Exit,
     Finish,
+    Joined,
     KillProcess,
     Outcome,
+    Removed,
     Report,
     StartProcess,
     TellSibling,
@@ -41,7 +43,7 @@ from supervisor.messages import (
 )
 from supervisor.patience import KILL_PATIENCE_S
 from supervisor.process import ChildProcess, kill_all, spawn
-from supervisor.spec import GroupSpec
+from supervisor.spec import ChildSpec, GroupSpec
 from supervisor.tree import Tree
 from symphony.mailbox.envelope import Refused
 from symphony.mailbox.framing import FrameDecoder, FrameError
@@ -65,8 +67,15 @@ _RECEIVE = 65536
 log = get_logger("supervisor")
 
 
+class NotStarted(Exception):
+    """What was added did not become ready, and is gone again; the text says why."""
+
+
 class Supervisor:
-    """Runs one tree. `on_ready` is called once, when every child has become ready for the first time."""
+    """Runs one tree, which can be changed while it runs (:meth:`add`, :meth:`retire`).
+
+    `on_ready` is called once, when every child has become ready for the first time.
+    """
 
     def __init__(
         self, root: GroupSpec, mailbox_path: str, *, on_ready: Callable[[], None] | None = None
@@ -78,6 +87,8 @@ class Supervisor:
         self._frames: dict[str, FrameDecoder] = {}
         self._depths: dict[str, int] = {}
         self._abandoned: set[ChildProcess] = set()
+        self._joining: dict[str, asyncio.Future[None]] = {}
+        self._leaving: dict[str, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
         self._finished: asyncio.Future[Outcome]
@@ -106,12 +117,45 @@ class Supervisor:
                 self._loop.remove_reader(child.pidfd)
             kill_all(list(self._abandoned), 0.0)
             kill_all([self._forget(name) for name in tuple(self._children)], KILL_PATIENCE_S)
+            for name in {*self._joining, *self._leaving}:
+                self._settle_removed(name, "the tree has ended")
             await self._mailbox.close()
 
     def request_stop(self, grace_s: float | None = None) -> None:
         """Stop the tree within about `grace_s` seconds (None: as the specs say); called a second time: at once."""
         self._tree.stop(grace_s, self._now())
         self._act()
+
+    async def add(self, spec: ChildSpec | GroupSpec, parent: str = "") -> None:
+        """Start `spec` as the last child of the group `parent` (the root if empty); return when it is ready.
+
+        Raises :class:`NotStarted` when it does not become so; nothing is then left of it. Raises
+        :class:`ChangeRefused` when a name in it is taken, or the group does not run. If the caller is cancelled it
+        is started all the same.
+        """
+        joined = self._loop.create_future()
+        self._tree.add(spec, self._now(), parent)
+        self._joining[spec.name] = joined
+        self._act()
+        await asyncio.shield(joined)
+
+    async def retire(self, name: str) -> None:
+        """Stop the child or group `name`, in the time that its spec gives it; return when it is gone and forgotten.
+
+        Raises :class:`ChangeRefused` when there is none, or when everything has ended. If the caller is cancelled it
+        goes all the same.
+        """
+        self._tree.retire(name, self._now())
+        left = self._leaving.setdefault(name, self._loop.create_future())
+        self._act()
+        await asyncio.shield(left)
+
+    def allow_to_stop(self, name: str, shutdown_s: float) -> None:
+        """Give `name`, or every child in it, `shutdown_s` seconds to stop in, from the next time it is asked to.
+
+        Raises :class:`ChangeRefused` when there is none.
+        """
+        self._tree.allow_to_stop(name, shutdown_s, self._now())
 
     def _now(self) -> float:
         return time.monotonic()
@@ -154,11 +198,23 @@ class Supervisor:
                 self._abandon(name)
             case TellSibling(name, sibling, up, reason):
                 self._send(name, SiblingUp(sibling) if up else SiblingDown(sibling, reason))
+            case Joined(name):
+                if (joined := self._joining.pop(name, None)) is not None:
+                    joined.set_result(None)
+            case Removed(name, reason):
+                self._settle_removed(name, reason)
             case Report(event, level, fields):
                 getattr(log, level)(event, **fields)
             case Finish(outcome):
                 if not self._finished.done():
                     self._finished.set_result(outcome)
+
+    def _settle_removed(self, name: str, reason: str) -> None:
+        if (joined := self._joining.pop(name, None)) is not None:
+            joined.set_exception(NotStarted(reason))
+            joined.exception()  # its caller may have been cancelled, and nobody left to be told
+        if (left := self._leaving.pop(name, None)) is not None:
+            left.set_result(None)
 
     def _start(self, name: str, incarnation: int) -> None:
         try:

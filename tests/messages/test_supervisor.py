@@ -17,9 +17,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import structlog
+from msgspec.structs import replace
 
 from supervisor.messages import DescribeTree, Stopping, StopTree
-from supervisor.spec import BackoffSpec, Birth, GroupSpec, Restart, Strategy
+from supervisor.spec import BackoffSpec, Birth, ChangeRefused, GroupSpec, Restart, Strategy
+from supervisor.supervisor import NotStarted, Supervisor
 from symphony.mailbox.client import MailboxRefused
 from symphony.mailbox.lifeline import ChildReady, encode_lifeline
 from tests.support.supervisor_process import Maker, running_tree
@@ -283,6 +286,91 @@ def test_a_busy_machine_does_not_cost_heartbeats() -> None:
                 burner.wait()
         assert [child.restarts for child in tree.children().values()] == [0, 0, 0], tree.log
         assert tree.stop() == 0
+
+
+# Changes
+
+
+def test_a_group_is_added_and_another_retired_and_nothing_is_left_of_it() -> None:
+    async def then(supervisor: Supervisor, make: Maker) -> None:
+        for number in range(20):
+            late = make.group(make.child(f"c{number}"), make.child(f"d{number}"), name=f"late{number}")
+            await supervisor.add(late)
+            if number:
+                await supervisor.retire(f"late{number - 1}")
+            log.info("changed", number=number)
+
+    log = structlog.get_logger()
+    with running_tree(pair, then=then) as tree:
+        before = tree.children()
+        tree.wait_until(lambda: len(tree.logged("changed")) >= 5)
+        open_then = len(descriptors(tree.pid))
+        tree.wait_until(lambda: len(tree.logged("changed")) == 20)
+        after = tree.children()
+        assert list(after) == ["a", "b", "c19", "d19"]
+        assert (after["a"], after["b"]) == (
+            replace(before["a"], uptime_s=after["a"].uptime_s),
+            replace(before["b"], uptime_s=after["b"].uptime_s),
+        )
+        assert len(descriptors(tree.pid)) <= open_then
+        order = [(note["child"], note["event"]) for note in tree.notes() if note["event"] in ("born", "end")]
+        assert order[2:8] == [
+            *(("c0", "born"), ("d0", "born"), ("c1", "born"), ("d1", "born")),
+            *(("d0", "end"), ("c0", "end")),
+        ]
+        assert len(psutil.Process(tree.pid).children()) == 4
+        assert tree.stop() == 0
+
+
+def test_what_does_not_start_is_gone_and_the_caller_knows_why() -> None:
+    async def then(supervisor: Supervisor, make: Maker) -> None:
+        for name in ("c", "a", "c"):
+            try:
+                await supervisor.add(make.group(make.child("x"), make.child(name), name="late"))
+            except (NotStarted, ChangeRefused) as error:
+                log.info("not added", reason=str(error))
+            make.order("c", "")
+        await supervisor.retire("late")
+        log.info("retired")
+
+    log = structlog.get_logger()
+    with running_tree(
+        lambda make: make.group(make.child("a"), intensity=0), orders={"c": "fail"}, then=then
+    ) as tree:
+        tree.wait_until(lambda: bool(tree.logged("retired")))
+        reasons = [entry["reason"] for entry in tree.logged("not added")]
+        assert reasons == [
+            "c failed to start: an example of a reason (exit code 0)",
+            "there is one already: a",
+        ]
+        assert list(tree.children()) == ["a"]
+        assert tree.stop() == 0
+
+
+def test_a_stop_settles_every_change() -> None:
+    async def then(supervisor: Supervisor, make: Maker) -> None:
+        async def add() -> None:
+            try:
+                await supervisor.add(make.child("c"))
+            except NotStarted as error:
+                log.info("not added", reason=str(error))
+
+        async def retire() -> None:
+            await supervisor.retire("b")
+            log.info("retired")
+
+        await asyncio.gather(add(), retire())
+
+    def plan(make: Maker) -> GroupSpec:
+        return make.group(make.child("a"), make.child("b", linger_s=-1, shutdown_s=60.0))
+
+    log = structlog.get_logger()
+    with running_tree(plan, orders={"c": "hang"}, then=then) as tree:
+        tree.wait_until(lambda: bool(tree.notes("c", "born")) and bool(tree.notes("b", "stop")))
+        tree.ask(StopTree(0.5))
+        tree.wait_exit()
+        assert len(tree.logged("not added")) == len(tree.logged("retired")) == 1
+        assert tree.logged("then_failed") == []
 
 
 # Stopping

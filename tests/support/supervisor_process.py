@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -140,16 +140,29 @@ class Maker:
         run = run or partial(run_example, directory=self.directory, **example)
         return ChildSpec(name, "example", run, f"example: {name}", **{"shutdown_s": 3.0, **settings})
 
+    def order(self, name: str, order: str) -> None:
+        """As :meth:`TreeProcess.order`."""
+        Path(self.directory, f"{name}.order").write_text(order)
+
     def group(self, *children: ChildSpec | GroupSpec, name: str = "root", **settings: Any) -> GroupSpec:
         return GroupSpec(name, children, **{"intensity": 1000, "backoff": QUICK, **settings})
+
+
+Then = Callable[[Supervisor, Maker], Coroutine[Any, Any, None]]
+"""What is done in the supervisor's process once everything is ready."""
 
 
 class TreeProcess:
     """The supervisor's process. SIGTERM and SIGINT stop it, SIGHUP cancels it, SIGUSR1 and 2 set and lift limits."""
 
     def __init__(
-        self, plan: Callable[[Maker], GroupSpec], prepare: Callable[[], None] | None, uid: int | None
+        self,
+        plan: Callable[[Maker], GroupSpec],
+        prepare: Callable[[], None] | None = None,
+        uid: int | None = None,
+        then: Then | None = None,
     ) -> None:
+        self._then = then
         self.directory = tempfile.mkdtemp(prefix="sy", dir="/tmp")
         self.mailbox = os.path.join(self.directory, "supervisor.sock")
         self._log = Path(self.directory, "log")
@@ -191,8 +204,15 @@ class TreeProcess:
 
     async def _supervise(self, root: GroupSpec) -> int:
         logger = structlog.get_logger()
-        supervisor = Supervisor(root, self.mailbox, on_ready=lambda: logger.info("tree_ready"))
         loop = asyncio.get_running_loop()
+        tasks = []
+
+        def ready() -> None:
+            logger.info("tree_ready")
+            if self._then is not None:
+                tasks.append(loop.create_task(self._then(supervisor, Maker(self.directory))))
+
+        supervisor = Supervisor(root, self.mailbox, on_ready=ready)
         task = asyncio.current_task()
         assert task is not None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -202,6 +222,9 @@ class TreeProcess:
         loop.add_signal_handler(signal.SIGUSR2, self._lift_limits)
         logger.info("supervising", open=sorted(os.listdir("/proc/self/fd")))
         outcome = await supervisor.run()
+        for done in await asyncio.gather(*tasks, return_exceptions=True):
+            if done is not None:
+                logger.error("then_failed", reason=repr(done))
         logger.info("outcome", reason=outcome.reason, clean=outcome.clean)
         return 0 if outcome.clean else 1
 
@@ -339,15 +362,19 @@ def running_tree(
     prepare: Callable[[], None] | None = None,
     uid: int | None = None,
     orders: dict[str, str] | None = None,
+    then: Then | None = None,
 ) -> Iterator[TreeProcess]:
-    """A supervisor with what `plan` makes; `prepare` is called in its process first, which runs as `uid`."""
+    """A supervisor with what `plan` makes.
+
+    `prepare` is called in its process first, which runs as `uid`; `then` once everything is ready.
+    """
 
     def plan_with_orders(maker: Maker) -> GroupSpec:
         for name, order in (orders or {}).items():
             Path(maker.directory, f"{name}.order").write_text(order)
         return plan(maker)
 
-    tree = TreeProcess(plan_with_orders, prepare, uid)
+    tree = TreeProcess(plan_with_orders, prepare, uid, then)
     try:
         if ready:
             tree.wait_ready()

@@ -9,8 +9,10 @@ from supervisor.action import (
     AskToStop,
     Exit,
     Finish,
+    Joined,
     KillProcess,
     Outcome,
+    Removed,
     Report,
     StartProcess,
     TellSibling,
@@ -42,13 +44,18 @@ class CheckedTree(Tree):
 
 
 class TreeDriver:
-    """`history` has one word per action: ``+a`` start, ``-a`` ask to stop, ``!a`` kill, ``~a`` abandon."""
+    """`history` has one word per action: ``+a`` start, ``-a`` ask to stop, ``!a`` kill, ``~a`` abandon.
+
+    `settled` has one more per change of the tree: ``+a`` joined, ``-a`` removed; `removed` why.
+    """
 
     def __init__(self, spec: GroupSpec, *, begin: bool = True) -> None:
         self.tree = CheckedTree(spec)
         self.now = 1000.0
         self.processes: dict[str, Process] = {}
         self.history: list[str] = []
+        self.settled: list[str] = []
+        self.removed: dict[str, str] = {}
         self.reports: list[Report] = []
         self.outcome: Outcome | None = None
         self.due: float | None = None
@@ -76,6 +83,14 @@ class TreeDriver:
 
     def stop(self, grace_s: float | None = None) -> None:
         self.tree.stop(grace_s, self.now)
+        self.act()
+
+    def add(self, spec: ChildSpec | GroupSpec, parent: str = "") -> None:
+        self.tree.add(spec, self.now, parent)
+        self.act()
+
+    def retire(self, name: str) -> None:
+        self.tree.retire(name, self.now)
         self.act()
 
     def fail(self, name: str, reason: str) -> None:
@@ -127,6 +142,10 @@ class TreeDriver:
         node = next(node for node in self.tree.root.walk() if node.name == name)
         assert isinstance(node, Group)
         return node
+
+    def names(self) -> list[str]:
+        """Everything in the tree but the root."""
+        return [node.name for node in self.tree.root.walk()][1:]
 
     def incarnation(self, name: str) -> int:
         return self.tree.leaf(name).incarnation
@@ -180,6 +199,15 @@ class TreeDriver:
                     f"{name} is told of {sibling} before it is ready"
                 )
                 process.told.append((sibling, up))
+            case Joined(name):
+                assert f"+{name}" not in self.settled, f"{name} has joined already"
+                self.settled.append(f"+{name}")
+            case Removed(name, reason):
+                assert name not in self.removed, f"{name} is removed already"
+                assert name not in self.processes, f"{name} is forgotten while it runs"
+                assert name not in {node.name for node in self.tree.root.walk()}
+                self.settled.append(f"-{name}")
+                self.removed[name] = reason
             case Report():
                 self.reports.append(action)
             case Finish(outcome):

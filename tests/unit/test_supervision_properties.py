@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from supervisor.node import EndKind, Group, Leaf, State
-from supervisor.spec import BackoffSpec, ChildSpec, GroupSpec, Restart, Strategy
+from supervisor.spec import BackoffSpec, ChangeRefused, ChildSpec, GroupSpec, Restart, Strategy
 from tests.support.tree_driver import TreeDriver, child, leaving
 
 QUICK = BackoffSpec(first_s=0.25, limit_s=2.0, reset_after_s=4.0)
 
 
 @st.composite
-def trees(draw: st.DrawFn, *, intensity: st.SearchStrategy[int]) -> GroupSpec:
+def trees(
+    draw: st.DrawFn, *, intensity: st.SearchStrategy[int], name: str = "r", least: int = 1, depth: int = 0
+) -> GroupSpec:
     """A group of up to four children, each a process or (two levels down) a group; names tell where they stand."""
 
     def node(name: str, depth: int) -> ChildSpec | GroupSpec:
@@ -33,7 +36,7 @@ def trees(draw: st.DrawFn, *, intensity: st.SearchStrategy[int]) -> GroupSpec:
         )
 
     def group(name: str, depth: int, restart: Restart) -> GroupSpec:
-        count = draw(st.integers(0 if depth else 1, 4))
+        count = draw(st.integers(0 if depth else least, 4))
         return GroupSpec(
             name,
             tuple(node(f"{name}.{index}", depth) for index in range(count)),
@@ -45,7 +48,25 @@ def trees(draw: st.DrawFn, *, intensity: st.SearchStrategy[int]) -> GroupSpec:
             stop_together=draw(st.booleans()),
         )
 
-    return group("r", 0, Restart.PERMANENT)
+    return group(name, depth, Restart.PERMANENT if name == "r" else draw(st.sampled_from(Restart)))
+
+
+def additions(intensity: st.SearchStrategy[int]) -> st.SearchStrategy[ChildSpec | GroupSpec]:
+    """What is added to a tree that runs, under the name `new`."""
+    single = st.builds(
+        lambda restart, shutdown_s: child("new", restart=restart, shutdown_s=shutdown_s, start_timeout_s=5.0),
+        st.sampled_from(Restart),
+        st.sampled_from([0.0, 1.0, 3.0]),
+    )
+    return single | trees(intensity=intensity, name="new", least=0, depth=1)
+
+
+def renamed(spec: ChildSpec | GroupSpec, name: str) -> ChildSpec | GroupSpec:
+    """`spec` with `name` instead of `new` in every name."""
+    new = spec.name.replace("new", name, 1)
+    if isinstance(spec, ChildSpec):
+        return replace(spec, name=new)
+    return replace(spec, name=new, children=tuple(renamed(each, name) for each in spec.children))
 
 
 class Chaos(RuleBasedStateMachine):
@@ -56,6 +77,8 @@ class Chaos(RuleBasedStateMachine):
         self.driver = TreeDriver(spec)
         self.beliefs: dict[str, tuple[int, set[str]]] = {}
         self.stops = 0
+        self.added: dict[str, set[str]] = {}  # with the groups around it
+        self.retired: list[str] = []
 
     def some(self, number: int, names: list[str]) -> str:
         assume(names)
@@ -112,7 +135,46 @@ class Chaos(RuleBasedStateMachine):
         self.stops += 1
         self.driver.stop(grace_s)
 
+    # The tree is changed
+
+    @rule(spec=additions(st.sampled_from([0, 1, 3])), number=st.integers(0, 20))
+    def add(self, spec: ChildSpec | GroupSpec, number: int) -> None:
+        parents = list(groups(self.driver.tree.root))
+        parent = parents[number % len(parents)]
+        name = f"n{len(self.added)}"
+        if parent.state in (State.STARTING, State.RUNNING):
+            self.driver.add(renamed(spec, name), parent.name)
+            self.added[name] = {parent.name, *(group.name for group in ancestors(parent))}
+            with pytest.raises(ChangeRefused, match=r"there is (one already|no )|does not run"):
+                self.driver.add(child(name), parent.name)
+        else:
+            with pytest.raises(ChangeRefused, match="does not run"):
+                self.driver.add(renamed(spec, name), parent.name)
+
+    @rule(number=st.integers(0, 40))
+    def retire(self, number: int) -> None:
+        name = self.some(number, self.driver.names())
+        if self.driver.outcome is not None:
+            with pytest.raises(ChangeRefused, match="has ended"):
+                self.driver.retire(name)
+            return
+        self.driver.retire(name)
+        self.retired.append(name)
+
     # What always holds
+
+    @invariant()
+    def what_was_added_joins_or_goes_and_what_was_retired_goes(self) -> None:
+        settled, there = self.driver.settled, set(self.driver.names())
+        for name in self.added:
+            if name in there:
+                node = next(node for node in self.driver.tree.root.walk() if node.name == name)
+                assert node.joining is (f"+{name}" not in settled)
+            else:
+                assert not {name, *self.added[name]}.isdisjoint(self.driver.removed), name
+        for name in self.driver.removed:
+            assert name in self.added or name in self.retired, f"{name} is forgotten for nothing"
+            assert name in self.retired or f"+{name}" not in settled, f"{name} had joined"
 
     @invariant()
     def processes_are_those_of_live_children(self) -> None:
@@ -141,7 +203,7 @@ class Chaos(RuleBasedStateMachine):
             going = [
                 node
                 for node in group.children
-                if node.live and (group.ending is not None or node.name in group.to_stop)
+                if node.live and not node.leaving and (group.ending is not None or node.name in group.to_stop)
             ]
             for node in going[:-1]:
                 # A group may be ending by itself at the same time.
@@ -155,7 +217,9 @@ class Chaos(RuleBasedStateMachine):
                 continue
             held = False
             for node in group.children:
-                assert not (held and node.live), f"{node.name} before one that is due first"
+                assert not (held and node.live and not node.leaving), (
+                    f"{node.name} before one that is due first"
+                )
                 held = held or (node.in_sequence and node.state in (State.WAITING, State.STARTING))
 
     @invariant()
@@ -168,9 +232,12 @@ class Chaos(RuleBasedStateMachine):
             for sibling, up in self.driver.told(name):
                 assert (sibling in down) is up, f"{name} was told of {sibling} what it knew"
                 (down.discard if up else down.add)(sibling)
+            down = {
+                each for each in down if each in leaves
+            }  # of one that is gone for good nothing more is told
             self.beliefs[name] = (process.incarnation, down)
             leaf = leaves[name]
-            stays = leaf.group.ending is None and name not in leaf.group.to_stop
+            stays = leaf.group.ending is None and name not in leaf.group.to_stop and not leaf.leaving
             if leaf.state is State.RUNNING and not leaf.killed and stays:
                 assert down == {each.name for each in siblings(leaf) if not each.up}, name
 
@@ -201,6 +268,13 @@ class Chaos(RuleBasedStateMachine):
         assert driver.due is None
         kinds = {node.state for node in driver.tree.root.walk()}
         assert kinds == {State.DOWN}
+        assert not [node.name for node in driver.tree.root.walk() if node.joining or node.leaving]
+
+
+def ancestors(group: Group) -> Iterator[Group]:
+    while group.parent is not None:
+        group = group.parent
+        yield group
 
 
 def groups(root: Group) -> Iterator[Group]:
@@ -233,14 +307,16 @@ class Model:
     restarts: list[float] = field(default_factory=list)
     children: list[Model] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.spec, GroupSpec):
+            self.children = [Model(each, self) for each in self.spec.children]
+
     def start(self) -> None:
         self.alive = True
         self.starts += 1
         self.restarts = []
-        if isinstance(self.spec, GroupSpec):
-            self.children = self.children or [Model(each, self) for each in self.spec.children]
-            for each in self.children:
-                each.start()
+        for each in self.children:
+            each.start()
 
     def stop(self) -> None:
         self.alive = False
@@ -272,6 +348,20 @@ class Model:
             if each.spec.restart is not Restart.TEMPORARY:
                 each.start()
 
+    def add(self, spec: ChildSpec | GroupSpec) -> None:
+        self.children.append(Model(spec, self))
+        self.children[-1].start()
+
+    def retire(self) -> None:
+        assert self.parent is not None
+        self.stop()
+        self.parent.children.remove(self)
+
+    def walk(self) -> Iterator[Model]:
+        yield self
+        for each in self.children:
+            yield from each.walk()
+
     def leaves(self) -> Iterator[Model]:
         if isinstance(self.spec, ChildSpec):
             yield self
@@ -291,32 +381,61 @@ def settle(driver: TreeDriver) -> None:
     raise AssertionError("the tree does not come to rest")
 
 
-@settings(max_examples=200, deadline=None)
+@dataclass(frozen=True)
+class Step:
+    """A child ends, or the tree is changed, at the `number`-th place where that is possible; then `pause` seconds."""
+
+    number: int
+    pause: float
+    what: str
+    spec: ChildSpec | GroupSpec | None = None
+
+
+def steps() -> st.SearchStrategy[Step]:
+    number, pause = st.integers(0, 30), st.sampled_from([0.0, 0.7, 3.0])
+    end = st.builds(Step, number, pause, st.sampled_from(["return", "fail"]))
+    retire = st.builds(Step, number, pause, st.just("retire"))
+    add = st.builds(Step, number, pause, st.just("add"), additions(st.sampled_from([0, 2])))
+    return end | end | end | retire | add
+
+
+@settings(max_examples=300, deadline=None)
 @given(
     trees(intensity=st.sampled_from([0, 1, 2, 50])),
-    st.lists(
-        st.tuples(st.integers(0, 30), st.booleans(), st.sampled_from([0.0, 0.7, 3.0])),
-        min_size=1,
-        max_size=12,
-    ),
+    st.lists(steps(), min_size=1, max_size=12),
 )
-def test_children_are_restarted_as_otp_says(spec: GroupSpec, ends: list[tuple[int, bool, float]]) -> None:
+def test_children_are_restarted_as_otp_says(spec: GroupSpec, planned: list[Step]) -> None:
     driver = TreeDriver(spec)
     settle(driver)
     model = Model(spec)
     model.start()
-    for number, normal, pause in ends:
+    for index, step in enumerate(planned):
         living = [leaf for leaf in model.leaves() if leaf.alive]
         assert driver.running == {leaf.spec.name for leaf in living}
-        if not living:
-            break
-        victim = living[number % len(living)]
-        victim.end(normal, driver.now)
-        driver.exit(victim.spec.name, 0 if normal else 1)
+        if step.what == "add":
+            assert step.spec is not None
+            parents = [each for each in model.walk() if each.alive and isinstance(each.spec, GroupSpec)]
+            parent = parents[step.number % len(parents)]
+            added = renamed(step.spec, f"n{index}")
+            parent.add(added)
+            driver.add(added, parent.spec.name)
+        elif step.what == "retire":
+            nodes = list(model.walk())[1:]
+            if not nodes:
+                continue
+            node = nodes[step.number % len(nodes)]
+            node.retire()
+            driver.retire(node.spec.name)
+        else:
+            if not living:
+                continue
+            victim = living[step.number % len(living)]
+            victim.end(step.what == "return", driver.now)
+            driver.exit(victim.spec.name, 0 if step.what == "return" else 1)
         settle(driver)
         assert (driver.outcome is not None) == (not model.alive)
         starts = {leaf.spec.name: leaf.starts for leaf in model.leaves()}
         assert {leaf.name: leaf.incarnation for leaf in driver.tree.leaves()} == starts
         if driver.outcome is not None:
             break
-        driver.wait(pause)
+        driver.wait(step.pause)
