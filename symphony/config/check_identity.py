@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from symphony.config.model import Route
-from symphony.config.problem import Problem
+from symphony.config.model import Listener, Route
+from symphony.config.problem import Problem, SharedWarnings
 from symphony.config.wording import quoted
+from symphony.protection.cidr import CidrError, parse_network
 
 _CARRIERS = ("proxy_protocol_v2",)
 
@@ -22,5 +23,34 @@ def check_client_header(route: Route, place: str, problems: list[Problem]) -> No
         text = (
             f"means nothing with source_address_header = {quoted(route.source_address_header)}, which has no place "
             f"for a fingerprint: expected source_address_header = {expected}"
+        )
+        problems.append(Problem(key, text))
+
+
+def check_trusted_proxies(
+    listener: Listener, place: str, problems: list[Problem], warnings: SharedWarnings
+) -> None:
+    """Find networks that are none, and a listener that would take anybody's word, or nobody's."""
+    key = f"{place}.trusted_proxies"
+    for position, entry in enumerate(listener.trusted_proxies):
+        try:
+            network = parse_network(entry)
+        except CidrError as error:
+            problems.append(Problem(f"{key}[{position}]", str(error)))
+            continue
+        if network.first == 0 and network.last >> (31 if network.version == 4 else 127):
+            text = (
+                "trusts every client to say who it is: expected the networks of the load balancers in front"
+            )
+            warnings.add(f"{key}[{position}]", text)
+    if listener.accept_proxy_protocol and not listener.trusted_proxies:
+        text = (
+            "is missing: with accept_proxy_protocol, whoever is trusted names the client; expected the networks of "
+            "the load balancers in front"
+        )
+        problems.append(Problem(key, text))
+    elif listener.trusted_proxies and not listener.accept_proxy_protocol:
+        text = (
+            "means nothing without accept_proxy_protocol: expected accept_proxy_protocol = true, or neither"
         )
         problems.append(Problem(key, text))

@@ -131,6 +131,13 @@ class Listener(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, om
         Meta(description="The same once one side has ended its direction, where shorter; 0 = no such limit."),
     ] = 60000
     protection: Protection = Protection()
+    accept_proxy_protocol: Annotated[
+        bool, Meta(description="Every connection begins with a PROXY header, which says who the client is.")
+    ] = False
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(description="The networks that PROXY headers are taken from; all others are refused."),
+    ] = ()
 
 
 class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

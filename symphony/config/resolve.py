@@ -23,7 +23,7 @@ from symphony.config.check import (
     check_upstream,
     render_address,
 )
-from symphony.config.check_identity import check_client_header
+from symphony.config.check_identity import check_client_header, check_trusted_proxies
 from symphony.config.credentials import Credentials
 from symphony.config.model import Config, Listener, Route, Upstream
 from symphony.config.networks import NetworkLists
@@ -178,6 +178,7 @@ class _Resolver:
         for index, listener in listeners:
             place = f"listeners[{index}]"
             host = check_host(listener, place, self._problems)
+            check_trusted_proxies(listener, place, self._problems, self._warnings)
             addresses.append((place, host, listener.port))
             name = render_address(host, listener.port)
             count = seen[name] = seen.get(name, 0) + 1
@@ -193,6 +194,7 @@ class _Resolver:
                     protection=resolve_protection(
                         listener.protection, f"{place}.protection", self._networks, self._problems
                     ),
+                    trusted_proxies=listener.trusted_proxies if listener.accept_proxy_protocol else (),
                 )
             )
             identity = authority = ""

@@ -58,7 +58,10 @@ class ProtectionEntry(Struct, frozen=True, array_like=True):
 
 
 class ListenerEntry(Struct, frozen=True, array_like=True):
-    """A listener. `id` is ``host:port`` as configured (with ``#n`` where port 0 repeats it)."""
+    """A listener. `id` is ``host:port`` as configured (with ``#n`` where port 0 repeats it).
+
+    `trusted_proxies` is empty unless connections come with PROXY headers, and then names who may send them.
+    """
 
     id: str
     host: str
@@ -68,6 +71,7 @@ class ListenerEntry(Struct, frozen=True, array_like=True):
     handshake_timeout_ms: int
     half_close_timeout_ms: int = 60000
     protection: ProtectionEntry = ProtectionEntry()
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class RouteEntry(Struct, frozen=True, array_like=True):

@@ -3,6 +3,7 @@
 A connection goes through its phases in this order; in each, what happens next is which handler is installed, and one
 entry in the timer wheel bounds all that happens before the relay:
 
+    ENTERING    behind a load balancer: read its PROXY header, which says who the client is
     PEEKING     look at the ClientHello with MSG_PEEK until it is whole; the bytes stay in the socket
     ADMITTING   the route has a limit: wait for the limiter's answer (50 ms at most), watching nothing
     SHAKING     the TLS handshake, by OpenSSL on the descriptor; skipped for passthrough
@@ -28,6 +29,7 @@ from typing import Any
 from symphony.connection import identity
 from symphony.connection.connector import Connector
 from symphony.connection.introduction import Introduction
+from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.observe.counters import BLOCKED_SLOT, HANDSHAKES, RESUMED
 from symphony.observe.reasons import Reason
@@ -62,6 +64,7 @@ _PARSE_REASONS = {
 class Phase(Enum):
     """Where a connection is on its way; see the module."""
 
+    ENTERING = "entering"
     PEEKING = "peeking"
     ADMITTING = "admitting"
     SHAKING = "shaking"
@@ -76,12 +79,13 @@ class Connection:
     __slots__ = (
         "_client",
         "_connector",
+        "_destination",
         "_fd",
         "_guard",
         "_id",
         "_peeked",
         "_phase",
-        "_prints",
+        "_proxy",
         "_relay",
         "_route",
         "_seat",
@@ -111,7 +115,8 @@ class Connection:
         self._slot: UpstreamSlot | None = None
         self._relay: TerminatedRelay | PassthroughRelay | None = None
         self._id = ""
-        self._prints = identity.NO_FINGERPRINTS
+        self._proxy: Any = None
+        self._destination: tuple[str, int] | None = None
         self.peer = peer
         self.server_name: bytes | None = None
         self.fingerprints: Fingerprints | None = None
@@ -132,7 +137,24 @@ class Connection:
             self._fail(Reason.MAX_CONNECTIONS)
             return
         state.host.wheel.schedule(self, seat.handshake_limit_s)
+        if seat.trusted_proxies is None:
+            self._begin()
+        elif seat.trusted_proxies.contains(self.peer[0]):
+            self._phase = Phase.ENTERING
+            ProxyEntry(state.host, self._client, self._entered, self._not_entered).start()
+        else:
+            self._fail(Reason.UNTRUSTED_PROXY)
+
+    def _entered(self, entered: Entered) -> None:
+        if entered.source is not None:
+            self._proxy = self.peer
+            self.peer = entered.source
+        self._destination = entered.destination
+        self._phase = Phase.PEEKING
         self._begin()
+
+    def _not_entered(self, reason: Reason, detail: str) -> None:
+        self._fail(reason, detail=detail)
 
     def _begin(self) -> None:
         """Go on with the client's own bytes; from here on `peer` is whom the connection really comes from."""
@@ -225,8 +247,8 @@ class Connection:
         if route is None:
             self._refuse(Reason.NO_SNI if name is None else Reason.UNKNOWN_SNI)
             return
-        if route.forward_fingerprint:
-            self._prints = identity.fingerprints(hello, route.forward_fingerprint)
+        if route.forward_fingerprint and self.fingerprints is None:
+            self.fingerprints = Fingerprints(hello)
         if route.rate:
             self._phase = Phase.ADMITTING
             state.host.remove_reader(self._fd)
@@ -317,11 +339,11 @@ class Connection:
         header = identity.proxy_header(
             route.source_address_header,
             self.peer[:2],
-            self._client.getsockname()[:2],
+            self._destination or self._client.getsockname()[:2],
             self.id,
             self.server_name,
             self._session,
-            self._prints,
+            identity.fingerprints_told(self.fingerprints, route.forward_fingerprint),
         )
         self._connector = introduction = Introduction(
             self._state, upstream, slot, self._connected, self._not_connected
@@ -364,7 +386,9 @@ class Connection:
 
     def on_timer(self) -> None:
         """The time for everything before the relay is up."""
-        if self._phase is not Phase.PEEKING:
+        if self._phase is Phase.ENTERING:
+            self._fail(Reason.PROXY_HEADER_TIMEOUT)
+        elif self._phase is not Phase.PEEKING:
             self._fail(Reason.HANDSHAKE_TIMEOUT)
         elif self._peeked:
             self._fail(self._unfinished(Reason.CLIENT_HELLO_TIMEOUT))
@@ -417,6 +441,8 @@ class Connection:
             "listener": self._seat.id,
             "peer": f"{self.peer[0]} {self.peer[1]}",
         }
+        if self._proxy is not None:
+            facts["proxy"] = f"{self._proxy[0]} {self._proxy[1]}"
         if self.server_name is not None:
             facts["sni"] = self.server_name.decode("ascii", "backslashreplace")
         if self._route is not None:

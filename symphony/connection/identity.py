@@ -13,30 +13,25 @@ from structlog import get_logger
 from symphony.observe.throttle import Throttle
 from symphony.relay import proxy_tlv
 from symphony.relay.proxy_protocol import Address, Tlv, encode_v1, encode_v2
-from symphony.tls import fingerprint, library
-from symphony.tls.client_hello import ClientHello, MalformedClientHello
+from symphony.tls import library
+from symphony.tls.client_hello import MalformedClientHello
+from symphony.tls.fingerprint import Fingerprints
 
 MAX_COMMON_NAME = 1024
 """Bytes; RFC 5280 allows 64 characters. A longer one is not passed on."""
-
-Fingerprints = tuple[str, str]
-"""JA3 and JA4, each empty where it is not asked for or where the ClientHello has none."""
-
-NO_FINGERPRINTS: Fingerprints = ("", "")
 
 log = get_logger("identity")
 _cut_chains = Throttle(1.0)
 
 
-def fingerprints(hello: ClientHello, wanted: tuple[str, ...]) -> Fingerprints:
-    """The fingerprints in `wanted` (``ja3``, ``ja4``). A hello that none can be made of has none."""
+def fingerprints_told(found: Fingerprints | None, wanted: tuple[str, ...]) -> tuple[str, str]:
+    """JA3 and JA4, each empty unless `wanted` names it (``ja3``, ``ja4``), or where a hello has none."""
+    if found is None or not wanted:
+        return "", ""
     try:
-        return (
-            fingerprint.ja3(hello)[1] if "ja3" in wanted else "",
-            fingerprint.ja4(hello) if "ja4" in wanted else "",
-        )
+        return found.ja3 if "ja3" in wanted else "", found.ja4 if "ja4" in wanted else ""
     except MalformedClientHello:
-        return NO_FINGERPRINTS
+        return "", ""
 
 
 def proxy_header(
@@ -46,7 +41,7 @@ def proxy_header(
     unique_id: str,
     server_name: bytes | None,
     session: Any,
-    prints: Fingerprints = NO_FINGERPRINTS,
+    fingerprints: tuple[str, str] = ("", ""),
 ) -> bytes:
     """A header as a route's `source_address_header` names it: ``proxy_protocol`` is version 1.
 
@@ -74,10 +69,11 @@ def proxy_header(
     if server_name is not None:
         fields.append(proxy_tlv.authority(server_name))
     fields.append(proxy_tlv.unique_id(unique_id.encode("ascii")))
-    if prints[0]:
-        fields.append(proxy_tlv.ja3(prints[0]))
-    if prints[1]:
-        fields.append(proxy_tlv.ja4(prints[1]))
+    ja3, ja4 = fingerprints
+    if ja3:
+        fields.append(proxy_tlv.ja3(ja3))
+    if ja4:
+        fields.append(proxy_tlv.ja4(ja4))
     if chain:
         return _with_certificates(source, destination, fields, chain, unique_id)
     return encode_v2(source, destination, fields, checksum=True)

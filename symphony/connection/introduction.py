@@ -78,6 +78,10 @@ class Introduction:
             Reason.UPSTREAM_TIMEOUT, f"{len(self._unsent)} bytes of the PROXY header not taken in time"
         )
 
+    def abort(self, reason: Reason) -> None:
+        """Give up, since a handler of this object has failed."""
+        self._fail(reason, "")
+
     def cancel(self) -> None:
         """Give up: the client has gone."""
         upstream = self._upstream

@@ -11,6 +11,7 @@ from symphony.connection.resolver import Resolver
 from symphony.observe.block_events import BlockEvents
 from symphony.observe.counters import CounterPage
 from symphony.observe.events import EventHub
+from symphony.protection.cidr import CidrSet
 from symphony.protection.guard import Guard
 from symphony.relay.host import RelayHost
 from symphony.relay.lifetime import Silence
@@ -28,10 +29,21 @@ class Limiter(Protocol):
 class ListenerSeat:
     """A listener as one acceptor serves it; the settings follow the plan in service.
 
-    `index` is the listener's place in the plan, and so in every route's `contexts`.
+    `index` is the listener's place in the plan, and so in every route's `contexts`. `trusted_proxies` is None where
+    clients connect themselves, and not through a proxy that sends PROXY headers.
     """
 
-    __slots__ = ("address", "guard", "handshake_limit_s", "id", "index", "max_connections", "silence", "slot")
+    __slots__ = (
+        "address",
+        "guard",
+        "handshake_limit_s",
+        "id",
+        "index",
+        "max_connections",
+        "silence",
+        "slot",
+        "trusted_proxies",
+    )
 
     def __init__(self, listener_id: str, address: str, slot: int) -> None:
         self.id = listener_id
@@ -42,6 +54,7 @@ class ListenerSeat:
         self.silence = Silence(0.0, 0.0)
         self.handshake_limit_s = 10.0
         self.guard: Guard | None = None
+        self.trusted_proxies: CidrSet | None = None
 
     def follow(self, plan: Plan) -> None:
         """Take the settings of `plan`; a listener that is not in it keeps what it has, and no route serves it."""
@@ -54,6 +67,7 @@ class ListenerSeat:
         self.silence = Silence(entry.idle_timeout_ms / 1000, entry.half_close_timeout_ms / 1000)
         self.handshake_limit_s = entry.handshake_timeout_ms / 1000
         self.guard = plan.guards[self.id]
+        self.trusted_proxies = CidrSet(entry.trusted_proxies) if entry.trusted_proxies else None
 
 
 class ServingState:

@@ -12,6 +12,12 @@ from enum import StrEnum
 class Reason(StrEnum):
     """A reason, by the name that logs, metrics and ``symphony status`` show."""
 
+    # On a listener behind a load balancer
+    UNTRUSTED_PROXY = "untrusted_proxy"  # not one of those that may say who the client is
+    MALFORMED_PROXY_HEADER = "malformed_proxy_header"
+    PROXY_HEADER_TIMEOUT = (
+        "proxy_header_timeout"  # none, or not a whole one, within the handshake's time limit
+    )
     # Before the ClientHello is whole
     CLIENT_LEFT = "client_left"  # closed without sending a byte, as port scanners and TCP health checks do
     CLIENT_SILENT = "client_silent"  # sent nothing within the handshake's time limit

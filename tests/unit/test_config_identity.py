@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.problem import Severity
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import RouteEntry
 from symphony.tls.certificate_maker import make_certificate
@@ -87,3 +88,59 @@ def test_values_that_are_none_of_the_known(folder: Path, route: str, place: str)
     ((found, text),) = problems(read(folder, route=route))
     assert found == place
     assert text.startswith("expected ")
+
+
+# Listeners behind load balancers
+
+
+def trusted(loaded: Loaded) -> tuple[str, ...]:
+    assert loaded.snapshot is not None
+    (entry,) = loaded.snapshot.listeners
+    return entry.trusted_proxies
+
+
+def test_nobody_is_trusted_unless_asked_for(folder: Path) -> None:
+    loaded = read(folder)
+    assert (loaded.problems, trusted(loaded)) == ((), ())
+    loaded = read(folder, "accept_proxy_protocol = false")
+    assert (loaded.problems, trusted(loaded)) == ((), ())
+
+
+def test_trusted_proxies(folder: Path) -> None:
+    networks = ("10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "::1")
+    loaded = read(folder, f"accept_proxy_protocol = true\ntrusted_proxies = {list(networks)!r}")
+    assert (loaded.problems, trusted(loaded)) == ((), networks)
+
+
+@pytest.mark.parametrize("listener", ["", "trusted_proxies = []"])
+def test_taking_headers_from_nobody(folder: Path, listener: str) -> None:
+    """Refused, since the only other reading of it is to take them from everybody."""
+    loaded = read(folder, f"accept_proxy_protocol = true\n{listener}")
+    ((place, text),) = problems(loaded)
+    assert place == "listeners[0].trusted_proxies"
+    assert text.startswith("is missing")
+    assert loaded.snapshot is None
+
+
+def test_trusting_somebody_for_nothing(folder: Path) -> None:
+    ((place, text),) = problems(read(folder, 'trusted_proxies = ["10.0.0.0/8"]'))
+    assert place == "listeners[0].trusted_proxies"
+    assert text.startswith("means nothing without accept_proxy_protocol")
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "all", "", "lb.example.com", "10.0.0.0/8 "])
+def test_networks_that_are_none(folder: Path, network: str) -> None:
+    listener = f"accept_proxy_protocol = true\ntrusted_proxies = ['127.0.0.1', '{network}']"
+    ((place, text),) = problems(read(folder, listener))
+    assert place == "listeners[0].trusted_proxies[1]"
+    assert "expected" in text
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_trusting_everybody_is_warned_of(folder: Path, network: str) -> None:
+    loaded = read(folder, f"accept_proxy_protocol = true\ntrusted_proxies = ['10.0.0.0/8', '{network}']")
+    (problem,) = loaded.problems
+    assert problem.severity is Severity.WARNING
+    assert problem.place == "listeners[0].trusted_proxies[1]"
+    assert problem.text.startswith("trusts every client")
+    assert trusted(loaded) == ("10.0.0.0/8", network)
