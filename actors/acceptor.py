@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from symphony.connection.accepting import AcceptLoop
 from symphony.connection.adoption import ADOPT_AFTER_S, Neighbourhood
 from symphony.connection.housekeeping import GarbageClock
 from symphony.connection.ledger import Ledger
+from symphony.connection.resolution import Resolutions
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxClient
@@ -34,10 +35,12 @@ from symphony.messages.acceptor import (
     ListenerTotals,
 )
 from symphony.messages.events import EventsSubscribed, SubscribeEvents
+from symphony.messages.held import ListHeld, ResolveHeld
 from symphony.messages.limiter import LimiterReply
 from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
 from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
 from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, CounterPage
+from symphony.observe.events import EventHub
 from symphony.observe.reasons import Reason
 from symphony.protection.limiter import RouteLimiter
 from symphony.relay.host import RelayHost, owner_of
@@ -77,7 +80,7 @@ class AcceptorSettings:
 
 
 class Acceptor(Actor):
-    """Answers DescribeAcceptor; everything else it does on its listening sockets."""
+    """Answers in its mailbox what it does and holds; everything else it does on its listening sockets."""
 
     def __init__(self, settings: AcceptorSettings, name: str) -> None:
         self._settings = settings
@@ -86,6 +89,7 @@ class Acceptor(Actor):
         self._neighbours = Neighbourhood(settings.index, len(settings.names))
         self._planner = Planner()
         self._state: ServingState | None = None
+        self._resolutions: Resolutions | None = None
         self._own: list[AcceptLoop] = []
         self._adopted: dict[int, list[AcceptLoop]] = {}
         self._stopping = False
@@ -122,7 +126,8 @@ class Acceptor(Actor):
         limiter = RouteLimiter(self._limiter, len(settings.names))
         host = RelayHost(self._loop, plan.read_buffer_size, _end_owner)
         ledger = Ledger(self._page)
-        self._state = ServingState(host, settings.base, plan, ledger, limiter, settings.pages)
+        self._state = ServingState(host, settings.base, plan, ledger, limiter, settings.pages, self._name)
+        self._resolutions = Resolutions(self._state.held, self._planner.upstreams)
         self._enter_service(plan)
         self._own = self._loops(settings.index)
         self._applying = self._loop.create_task(self._apply_snapshots(), name="apply snapshots")
@@ -161,6 +166,7 @@ class Acceptor(Actor):
             loop.stop(take_waiting=True)
         state = self._state
         if state is not None:
+            state.held.close()
             await self._drain(state, grace - ABORT_BEFORE_END_S)
             state.resolver.close()
             state.host.close()
@@ -275,17 +281,21 @@ class Acceptor(Actor):
         if isinstance(message, CpuReport):
             self._planner.upstreams.take_samples(message.samples)
 
-    def _answer(self, message: AcceptorRequest, sender: Sender) -> AcceptorReply:
+    def _answer(self, message: AcceptorRequest, sender: Sender) -> AcceptorReply | Awaitable[AcceptorReply]:
+        if isinstance(message, DescribeAcceptor):
+            return self._describe()
+        state, resolutions = self._state, self._resolutions
+        if state is None or resolutions is None:
+            return Refused("no connections are taken yet")
         match message:
             case SubscribeEvents():
-                return self._subscribe_events(sender)
-            case DescribeAcceptor():
-                return self._describe()
+                return self._subscribe_events(state.events, sender)
+            case ListHeld(after):
+                return state.held.page(after)
+            case ResolveHeld():
+                return resolutions.resolve(message)
 
-    def _subscribe_events(self, sender: Sender) -> EventsSubscribed | Refused:
-        if self._state is None:
-            return Refused("no connections are taken yet")
-        events = self._state.events
+    def _subscribe_events(self, events: EventHub, sender: Sender) -> EventsSubscribed:
         events.subscribe(sender)
         sender.on_close(lambda: events.unsubscribe(sender))
         return EventsSubscribed(self._name)
@@ -314,6 +324,7 @@ class Acceptor(Actor):
             bytes_down=values[BYTES_DOWN],
             errors=self._page.errors(),
             adopted=tuple(self._settings.names[index] for index in sorted(self._adopted)),
+            held=len(self._state.held) if self._state is not None else 0,
         )
 
 

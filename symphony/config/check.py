@@ -17,6 +17,7 @@ from symphony.config.wording import quoted
 # struct sockaddr_un holds 108 bytes with the closing zero (unix(7)).
 SOCKET_PATH_LIMIT = 107
 _WILDCARDS = ("0.0.0.0", "::")
+_SUSPEND_TIMEOUT_MS = Route(sni="").suspend_timeout_ms
 
 
 def check_host(listener: Listener, place: str, problems: list[Problem]) -> str:
@@ -59,8 +60,12 @@ def check_addresses(listeners: Sequence[tuple[str, str, int]], problems: list[Pr
 
 def check_route(route: Route, place: str, problems: list[Problem]) -> None:
     """Find keys of a route that contradict each other, or lack one another."""
-    if not route.upstreams:
-        problems.append(Problem(f"{place}.upstreams", "is empty: expected at least one upstream"))
+    if not route.upstreams and not route.suspended:
+        text = "is missing or empty: expected at least one upstream (only a route with suspended = true may have none)"
+        problems.append(Problem(f"{place}.upstreams", text))
+    if route.suspend_timeout_ms != _SUSPEND_TIMEOUT_MS and not route.suspended:
+        text = "means nothing without suspended = true: expected both or neither"
+        problems.append(Problem(f"{place}.suspend_timeout_ms", text))
     rate = route.max_connections_per_second
     if rate is None:
         if route.burst is not None:
@@ -71,7 +76,8 @@ def check_route(route: Route, place: str, problems: list[Problem]) -> None:
         problems.append(Problem(f"{place}.max_connections_per_second", text))
     if route.burst is not None and not math.isfinite(route.burst):
         problems.append(Problem(f"{place}.burst", f"expected a finite number, found {route.burst}"))
-    if not route.terminate_tls:
+    # A suspended route's certificate may still be used: that is decided for each connection.
+    if not route.terminate_tls and not route.suspended:
         for key, given in (
             ("cert", route.cert is not None),
             ("mtls", route.mtls is not None),

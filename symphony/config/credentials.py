@@ -100,9 +100,8 @@ class Credentials:
         if key.mode & 0o077:
             text = f"{key.name} can be read or written by others than its owner (mode {key.mode:04o}): expected 0600"
             warnings.append((key.key, text))
-        digest = hashlib.sha256(
-            len(chain.content).to_bytes(8, "big") + chain.content + key.content
-        ).hexdigest()
+        identity = Identity(chain.content, key.content)
+        digest = identity.digest
         findings = self._identity_findings.get(digest)
         if findings is None:
             findings = examine_identity(chain.content, key.content, self._now)
@@ -110,7 +109,7 @@ class Credentials:
         _sort_in(findings, {Part.CHAIN: chain, Part.KEY: key}, errors, warnings)
         if errors:
             return _Answer("", tuple(errors), tuple(warnings))
-        self.identities.setdefault(digest, Identity(chain.content, key.content))
+        self.identities.setdefault(digest, identity)
         return _Answer(digest, (), tuple(warnings))
 
     def _read_authority(self, mtls: MutualTls) -> _Answer:

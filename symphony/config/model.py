@@ -146,7 +146,10 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
     sni: Annotated[
         str, Meta(description='A name, `*.suffix` (exactly one more label), or "" for the default route.')
     ]
-    upstreams: Annotated[tuple[Upstream, ...], Meta(description="Where connections go; at least one.")]
+    upstreams: Annotated[
+        tuple[Upstream, ...],
+        Meta(description="Where connections go; at least one, unless the route is `suspended`."),
+    ] = ()
     terminate_tls: Annotated[bool, Meta(description="Decrypt here; false passes the bytes through.")] = True
     cert: Certificate | None = None
     mtls: MutualTls | None = None
@@ -167,6 +170,13 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
         tuple[Fingerprint, ...],
         Meta(description="Fingerprints of the ClientHello that the header carries."),
     ] = ()
+    suspended: Annotated[
+        bool,
+        Meta(description="Hold each connection until somebody says where it goes; the rest are defaults."),
+    ] = False
+    suspend_timeout_ms: Annotated[
+        int, Meta(ge=1, le=86_400_000, description="A connection held for so long is reset.")
+    ] = 30000
 
 
 class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -104,7 +104,9 @@ class _Combination:
             listeners=listeners,
             routes=routes,
             policies=policies,
-            identities={policy.identity: identities[policy.identity] for policy in policies},
+            identities={
+                policy.identity: identities[policy.identity] for policy in policies if policy.identity
+            },
             client_authorities={
                 policy.client_authority: authorities[policy.client_authority]
                 for policy in policies
@@ -116,7 +118,7 @@ class _Combination:
     def _renew(
         self, route: RouteEntry, former: RouteEntry | None
     ) -> tuple[RouteEntry, list[TlsPolicy | None]]:
-        if not route.terminate_tls:
+        if not route.policies:
             return route, []
         policies: list[TlsPolicy | None] = []
         for position, column in enumerate(self._columns):
@@ -139,7 +141,7 @@ class _Combination:
         )
 
     def _keep(self, route: RouteEntry) -> tuple[RouteEntry, list[TlsPolicy | None]]:
-        columns = range(len(self._previous.listeners)) if route.terminate_tls else ()
+        columns = range(len(self._previous.listeners)) if route.policies else ()
         return route, [_policy(self._previous, route, column) for column in columns]
 
     def _renumber(self, routes: list[tuple[RouteEntry, list[TlsPolicy | None]]]) -> tuple[RouteEntry, ...]:

@@ -236,6 +236,7 @@ class _Resolver:
             burst if rate else 0.0,
             source_address_header=route.source_address_header,
             forward_fingerprint=route.forward_fingerprint,
+            suspend_timeout_ms=route.suspend_timeout_ms if route.suspended else 0,
         )
         return entry, TlsPolicy(identity, authority, route.http2)
 
@@ -264,15 +265,17 @@ class _Resolver:
         certain = not any(problem.place.startswith("listeners") for problem in self._problems)
         entries: list[RouteEntry] = []
         own_policies: list[TlsPolicy] = []
-        columns: dict[TlsPolicy, tuple[int, ...]] = {}
+        columns: dict[tuple[TlsPolicy, bool], tuple[int, ...]] = {}
         for index, (entry, own) in resolved:
             if index in self._broken:
                 continue
-            if entry.terminate_tls:
-                policies = columns.get(own)
+            suspended = entry.suspend_timeout_ms > 0
+            if entry.terminate_tls or suspended:
+                policies = columns.get((own, suspended))
                 if policies is None:
-                    policies = columns[own] = tuple(
-                        self._policy_index(own, identity, authority) for identity, authority in defaults
+                    policies = columns[own, suspended] = tuple(
+                        self._policy_index(own, identity, authority, suspended)
+                        for identity, authority in defaults
                     )
                 if certain and -1 in policies:
                     self._report_uncovered(index, policies, listeners)
@@ -283,9 +286,9 @@ class _Resolver:
             own_policies.append(own)
         return entries, tuple(own_policies)
 
-    def _policy_index(self, own: TlsPolicy, identity: str, authority: str) -> int:
+    def _policy_index(self, own: TlsPolicy, identity: str, authority: str, suspended: bool) -> int:
         policy = TlsPolicy(own.identity or identity, own.client_authority or authority, own.http2)
-        if not policy.identity:
+        if not policy.identity and not suspended:
             return -1
         return self._policies.setdefault(policy, len(self._policies))
 
@@ -314,7 +317,10 @@ class _Resolver:
             listeners=tuple(listeners),
             routes=tuple(routes),
             policies=policies,
-            identities={digest: identities[digest] for digest in {policy.identity for policy in policies}},
+            identities={
+                digest: identities[digest]
+                for digest in {policy.identity for policy in policies if policy.identity}
+            },
             client_authorities={
                 digest: authorities[digest]
                 for digest in {policy.client_authority for policy in policies if policy.client_authority}

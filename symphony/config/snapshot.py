@@ -7,6 +7,7 @@ digest, so that 10,000 routes on one certificate carry that certificate once.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -19,6 +20,12 @@ class Identity(Struct, frozen=True, array_like=True):
 
     chain_pem: bytes
     key_pem: bytes
+
+    @property
+    def digest(self) -> str:
+        """What snapshots name it by."""
+        length = len(self.chain_pem).to_bytes(8, "big")
+        return hashlib.sha256(length + self.chain_pem + self.key_pem).hexdigest()
 
     def __repr__(self) -> str:
         """Print no key, not even in a traceback."""
@@ -37,7 +44,11 @@ class ClientAuthority(Struct, frozen=True, array_like=True):
 
 
 class TlsPolicy(Struct, frozen=True, array_like=True):
-    """What makes one TLS context: an identity, a client authority ("" for none) and the ALPN offer."""
+    """What makes one TLS context: an identity, a client authority ("" for none) and the ALPN offer.
+
+    The identity is "" only where a suspended route has none: no context is made then, and a connection that is resolved
+    to be terminated has to be given one, but the client authority holds all the same.
+    """
 
     identity: str
     client_authority: str
@@ -80,6 +91,8 @@ class RouteEntry(Struct, frozen=True, array_like=True):
     `policies` has one index into :attr:`Snapshot.policies` per listener, in the order of
     :attr:`Snapshot.listeners`; -1 where the route has no certificate on that listener. It is empty for passthrough.
     `rate` is in connections per second, 0.0 for no limit. `forward_fingerprint` is empty unless the header carries it.
+    With `suspend_timeout_ms` above 0 the route is suspended: it may then have no upstreams, and it has policies for
+    passthrough too, since a connection may be terminated after all.
     """
 
     sni: str
@@ -90,6 +103,7 @@ class RouteEntry(Struct, frozen=True, array_like=True):
     burst: float
     source_address_header: SourceAddressHeader = "none"
     forward_fingerprint: tuple[Fingerprint, ...] = ()
+    suspend_timeout_ms: int = 0
 
 
 class Snapshot(Struct, frozen=True, array_like=True):

@@ -6,6 +6,7 @@ entry in the timer wheel bounds all that happens before the relay:
     ENTERING    behind a load balancer: read its PROXY header, which says who the client is
     PEEKING     look at the ClientHello with MSG_PEEK until it is whole; the bytes stay in the socket
     ADMITTING   the route has a limit: wait for the limiter's answer (50 ms at most), watching nothing
+    HELD        the route is suspended: wait until somebody says where to go, watching for the client's hang-up only
     SHAKING     the TLS handshake, by OpenSSL on the descriptor; skipped for passthrough
     CONNECTING  find an upstream, and send it a PROXY header if the route has one; the client is not read meanwhile
     RELAYING    a relay owns both sockets and reports back when it is over
@@ -28,6 +29,7 @@ from typing import Any
 
 from symphony.connection import identity
 from symphony.connection.connector import Connector
+from symphony.connection.held import Held
 from symphony.connection.introduction import Introduction
 from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
@@ -39,7 +41,9 @@ from symphony.relay.sockets import close_after_alert, has_closed, reset_on_close
 from symphony.relay.terminated import TerminatedRelay
 from symphony.routing.balancer import UpstreamSlot
 from symphony.routing.plan import PlannedRoute
+from symphony.routing.suspension import Suspension
 from symphony.tls import client_hello, library
+from symphony.tls.context import RouteContext
 from symphony.tls.fingerprint import Fingerprints
 from symphony.tls.library import WANT_READ, WANT_WRITE, do_handshake
 
@@ -67,6 +71,7 @@ class Phase(Enum):
     ENTERING = "entering"
     PEEKING = "peeking"
     ADMITTING = "admitting"
+    HELD = "held"
     SHAKING = "shaking"
     CONNECTING = "connecting"
     RELAYING = "relaying"
@@ -266,6 +271,9 @@ class Connection:
             self._fail(Reason.RATE_LIMITED)
 
     def _enter_route(self, route: PlannedRoute) -> None:
+        if route.suspension is not None:
+            self._hold(route, route.suspension)
+            return
         if not route.terminate_tls:
             self._connect(route)
             return
@@ -274,14 +282,42 @@ class Connection:
         if context is None:
             self._refuse(Reason.NO_CERTIFICATE)
             return
+        self._begin_handshake(context)
+
+    # Held
+
+    def _hold(self, route: PlannedRoute, suspension: Suspension) -> None:
+        state, seat = self._state, self._seat
+        self._phase = Phase.HELD
+        self.fingerprints = None  # and with it the ClientHello, of which there is a copy in the socket
+        # The ClientHello stays unread, and the socket readable: only that the client leaves is an event.
+        state.host.watch_hangup(self._fd, self._left_while_held)
+        state.host.wheel.schedule(self, suspension.timeout_ms / 1000)
+        state.held.add(Held(self, seat.id, seat.index, route, suspension, self._client))
+
+    def _left_while_held(self) -> None:
+        self._fail(Reason.LEFT_WHILE_HELD)
+
+    def forward(self, route: PlannedRoute, context: RouteContext | None) -> None:
+        """Go on after having been held: to a handshake with `context`, or (None) through to the route's upstreams."""
+        host = self._state.host
+        self._route = route
+        host.unwatch_hangup(self._fd)
+        if context is None:
+            self._connect(route)
+        else:
+            host.wheel.schedule(self, self._seat.handshake_limit_s)
+            self._begin_handshake(context)
+
+    # Handshake
+
+    def _begin_handshake(self, context: RouteContext) -> None:
         self._session = library.new_server_session(
             self._state.base, context.pointer, context.verify, self._fd
         )
         self._phase = Phase.SHAKING
         self._state.host.add_reader(self._fd, self._shake)
         self._shake()
-
-    # Handshake
 
     def _shake(self) -> None:
         session = self._session
@@ -388,6 +424,8 @@ class Connection:
         """The time for everything before the relay is up."""
         if self._phase is Phase.ENTERING:
             self._fail(Reason.PROXY_HEADER_TIMEOUT)
+        elif self._phase is Phase.HELD:
+            self._fail(Reason.SUSPEND_TIMEOUT)
         elif self._phase is not Phase.PEEKING:
             self._fail(Reason.HANDSHAKE_TIMEOUT)
         elif self._peeked:
@@ -410,8 +448,10 @@ class Connection:
         """Close before there is a relay: with a reset, or gently so that an alert arrives."""
         if self._phase is Phase.CLOSED:
             return
-        self._phase = Phase.CLOSED
         state, client = self._state, self._client
+        if self._phase is Phase.HELD:
+            state.held.ended(self.id, reason)
+        self._phase = Phase.CLOSED
         state.host.wheel.cancel(self)
         state.host.forget(self._fd)
         if self._connector is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from symphony.connection.held import HoldTable
 from symphony.connection.ids import ConnectionIds
 from symphony.connection.ledger import Ledger
 from symphony.connection.resolver import Resolver
@@ -73,7 +74,19 @@ class ListenerSeat:
 class ServingState:
     """One per acceptor. `plan` is replaced as a whole."""
 
-    __slots__ = ("base", "blocks", "events", "host", "ids", "ledger", "limiter", "pages", "plan", "resolver")
+    __slots__ = (
+        "base",
+        "blocks",
+        "events",
+        "held",
+        "host",
+        "ids",
+        "ledger",
+        "limiter",
+        "pages",
+        "plan",
+        "resolver",
+    )
 
     def __init__(
         self,
@@ -83,8 +96,9 @@ class ServingState:
         ledger: Ledger,
         limiter: Limiter,
         pages: Sequence[CounterPage],
+        acceptor: str = "acceptor-0",
     ) -> None:
-        """`pages` are the totals of all acceptors; the one that `ledger` writes is among them."""
+        """`pages` are the totals of all acceptors; the one that `ledger` writes is among them. `acceptor`: its name."""
         self.host = host
         self.base: Any = base.pointer
         self.plan = plan
@@ -93,8 +107,9 @@ class ServingState:
         self.pages = pages
         self.resolver = Resolver(host.loop)
         self.events = EventHub()
-        self.ids = ConnectionIds()
         self.blocks = BlockEvents(self.events)
+        self.held = HoldTable(host.loop.time, self.events)
+        self.ids = ConnectionIds(acceptor)
 
     def is_full(self, seat: ListenerSeat) -> bool:
         """Whether a listener holds more than its `max_connections`, the connection just counted included.

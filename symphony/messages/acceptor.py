@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from symphony.mailbox.envelope import Refused
 from symphony.messages.events import Blocked, EventsSubscribed, Released, SubscribeEvents, Suspended
+from symphony.messages.held import HeldPage, HeldResolved, ListHeld, ResolveHeld
 
 
 class DescribeAcceptor(Struct, frozen=True, array_like=True, tag=True):
@@ -39,7 +40,17 @@ class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
     bytes_down: int
     errors: dict[str, int]
     adopted: tuple[str, ...]
+    held: int = 0
 
 
-AcceptorRequest = DescribeAcceptor | SubscribeEvents
-AcceptorReply = AcceptorDescription | EventsSubscribed | Blocked | Suspended | Released | Refused
+AcceptorRequest = DescribeAcceptor | SubscribeEvents | ListHeld | ResolveHeld
+AcceptorReply = (
+    AcceptorDescription
+    | EventsSubscribed
+    | HeldPage
+    | HeldResolved
+    | Blocked
+    | Suspended
+    | Released
+    | Refused
+)

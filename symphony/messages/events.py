@@ -36,7 +36,11 @@ class Blocked(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Suspended(Struct, frozen=True, array_like=True, tag=True):
-    """A connection is held until somebody resolves it by its `id`, or for `timeout_ms`."""
+    """A connection is held until somebody resolves it by its `id`, or for `timeout_ms` from when it began to be.
+
+    `sni` is "" for a client that sent no name; `ja3` and `ja4` are "" for a ClientHello that has none. `held_ms` is how
+    long it has been held when this is said: 0 in the event, more in a list.
+    """
 
     id: str
     listener: str
@@ -47,10 +51,15 @@ class Suspended(Struct, frozen=True, array_like=True, tag=True):
     ja3: str
     ja4: str
     timeout_ms: int
+    held_ms: int = 0
 
 
 class Released(Struct, frozen=True, array_like=True, tag=True):
-    """A connection is held no more. `how` is "forwarded", "rejected", "expired", "left" or "aborted"."""
+    """A connection is held no more.
+
+    `how` is "forwarded", "rejected", "expired" (nobody resolved it in time), "left" (the client has), or "aborted" (the
+    acceptor stops). An acceptor that is killed says nothing: who merges the events of all acceptors then says "gone".
+    """
 
     id: str
     how: str

@@ -39,6 +39,11 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limited"
     UNKNOWN_SNI = "unknown_sni"
     NO_CERTIFICATE = "no_certificate"
+    # While held
+    REJECTED = "rejected"  # whoever was asked said no
+    SUSPEND_TIMEOUT = "suspend_timeout"  # nobody said anything in time
+    LEFT_WHILE_HELD = "left_while_held"
+    STOPPED_WHILE_HELD = "stopped_while_held"
     # Handshake
     HANDSHAKE_FAILED = "handshake_failed"
     HANDSHAKE_TIMEOUT = "handshake_timeout"

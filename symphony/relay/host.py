@@ -25,6 +25,8 @@ class RelayHost:
         "poller",
         "remove_reader",
         "remove_writer",
+        "unwatch_hangup",
+        "watch_hangup",
         "wheel",
     )
 
@@ -39,6 +41,8 @@ class RelayHost:
         self.add_writer = self.poller.add_writer
         self.remove_reader = self.poller.remove_reader
         self.remove_writer = self.poller.remove_writer
+        self.watch_hangup = self.poller.watch_hangup
+        self.unwatch_hangup = self.poller.unwatch_hangup
         self.forget = self.poller.forget
         self.buffer = TransferBuffer(buffer_size)
         self.wheel = TimerWheel(loop, on_error)

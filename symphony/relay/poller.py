@@ -21,6 +21,8 @@ Rules:
    for one event and then the next. So when several connections were served and none is ready, it does not wait for the
    first event but for GATHER_S, and serves what has come by then at one go. A network card that holds its interrupts
    back does the same. It never waits while there is work, nor with one connection at a time, which could only lose.
+6. A descriptor is watched either for reading or for a hang-up only. The latter is for bytes that are left unread on
+   purpose: the socket is readable all the time, which is then no event, but that the peer has gone still is one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ OnError = Callable[[BaseException], None]
 
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
+_HANGUP = select.EPOLLRDHUP  # the kernel adds EPOLLHUP and EPOLLERR by itself
+_READ = _IN | _HANGUP  # a handler for either stands among the readers
 BATCH = 32
 """So few that the kernel's answer is built in small memory, and so many that a busy process is served."""
 
@@ -77,6 +81,23 @@ class Poller:
         if not mask & _OUT:
             self._set(descriptor, mask, mask | _OUT)
 
+    def watch_hangup(self, descriptor: int, handler: Handler) -> None:
+        """Call `handler` while the peer of `descriptor` has ended its direction or the connection has failed.
+
+        Instead of what was called before for reading; bytes that wait to be read are no event (rule 6).
+        """
+        self._readers[descriptor] = handler
+        mask = self._masks.get(descriptor, 0)
+        if mask & _READ != _HANGUP:
+            self._set(descriptor, mask, mask & ~_IN | _HANGUP)
+
+    def unwatch_hangup(self, descriptor: int) -> None:
+        """Stop watching `descriptor` for a hang-up, watched or not; reading is watched again when it is asked for."""
+        mask = self._masks.get(descriptor, 0)
+        if mask & _HANGUP:
+            del self._readers[descriptor]
+            self._set(descriptor, mask, mask & ~_HANGUP)
+
     def remove_reader(self, descriptor: int) -> None:
         """Stop watching `descriptor` for reading, watched or not."""
         mask = self._masks.get(descriptor, 0)
@@ -94,7 +115,7 @@ class Poller:
     def forget(self, descriptor: int) -> None:
         """Forget a descriptor that the caller closes before it does anything else (rule 2)."""
         mask = self._masks.pop(descriptor, 0)
-        if mask & _IN:
+        if mask & _READ:
             del self._readers[descriptor]
         if mask & _OUT:
             del self._writers[descriptor]

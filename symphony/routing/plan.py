@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 from OpenSSL import SSL
 from structlog import get_logger
@@ -17,6 +18,7 @@ from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPol
 from symphony.protection.cidr import CidrSet
 from symphony.protection.guard import Guard, make_guard
 from symphony.routing.balancer import Balancer, UpstreamPool
+from symphony.routing.suspension import Suspension, suspension_of
 from symphony.routing.table import RouteTable
 from symphony.tls.context import RouteContext
 
@@ -30,6 +32,7 @@ class PlannedRoute:
     """A route as connections use it. `contexts` has one TLS context (or None) per listener, in their order.
 
     `source_address_header` is None where the upstream is told nothing of the client.
+    With a `suspension`, what it says of upstreams and TLS is only what a resolution may fall back on.
     """
 
     __slots__ = (
@@ -40,11 +43,16 @@ class PlannedRoute:
         "name",
         "rate",
         "source_address_header",
+        "suspension",
         "terminate_tls",
     )
 
     def __init__(
-        self, entry: RouteEntry, balancer: Balancer, contexts: tuple[RouteContext | None, ...]
+        self,
+        entry: RouteEntry,
+        balancer: Balancer,
+        contexts: tuple[RouteContext | None, ...],
+        suspension: Suspension | None = None,
     ) -> None:
         self.name = entry.sni
         self.balancer = balancer
@@ -55,6 +63,15 @@ class PlannedRoute:
         header = entry.source_address_header
         self.source_address_header = None if header == "none" else header
         self.forward_fingerprint = entry.forward_fingerprint
+        self.suspension = suspension
+
+    def resolved(self, balancer: Balancer, terminate_tls: bool) -> PlannedRoute:
+        """The same route with another way to go, for one connection that was held."""
+        route = copy(self)
+        route.balancer = balancer
+        route.terminate_tls = terminate_tls
+        route.suspension = None
+        return route
 
 
 class Plan:
@@ -97,7 +114,8 @@ class Planner:
         table: RouteTable[PlannedRoute] = RouteTable()
         for entry in snapshot.routes:
             chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
-            route = PlannedRoute(entry, self.upstreams.balancer(entry.upstreams), chosen)
+            balancer = self.upstreams.balancer(entry.upstreams)
+            route = PlannedRoute(entry, balancer, chosen, suspension_of(entry, snapshot))
             table.add(entry.sni, route)
             await self._give_way()
         guards = await self._build_guards(snapshot)
@@ -116,6 +134,8 @@ class Planner:
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}
         for policy in snapshot.policies:
+            if not policy.identity:
+                continue  # a suspended route's, which has no certificate of its own
             context = self._contexts.get(policy)
             if context is None:
                 authority = snapshot.client_authorities.get(policy.client_authority)

@@ -49,9 +49,9 @@ def wait_until(condition: Callable[[], Any], what: str, limit_s: float = LIMIT_S
 
 
 class Tls(NamedTuple):
-    """What makes a TLS policy."""
+    """What makes a TLS policy; without an identity, one that only a suspended route may have."""
 
-    identity: Identity = IDENTITY
+    identity: Identity | None = IDENTITY
     authority: ClientAuthority | None = None
     http2: bool = False
 
@@ -63,9 +63,14 @@ def route(
     policy: int = 0,
     rate: float = 0.0,
     burst: float = 0.0,
+    suspend_ms: int = 0,
 ) -> RouteEntry:
-    """A route on the one listener; `policy` is its TLS policy when it terminates, -1 for no certificate."""
-    return RouteEntry(sni, upstreams, terminate, (policy,) if terminate else (), rate, burst)
+    """A route on the one listener; `policy` is its TLS policy when it terminates, -1 for no certificate.
+
+    With `suspend_ms` it is suspended, and has the policy in either case.
+    """
+    policies = (policy,) if terminate or suspend_ms else ()
+    return RouteEntry(sni, upstreams, terminate, policies, rate, burst, suspend_timeout_ms=suspend_ms)
 
 
 def snapshot(
@@ -107,8 +112,10 @@ def snapshot(
     identities: dict[str, Identity] = {}
     authorities: dict[str, ClientAuthority] = {}
     for tls in (Tls(identity, client_authority, http2), *more):
-        digest = _digest(tls.identity.chain_pem)
-        identities[digest] = tls.identity
+        digest = ""
+        if tls.identity is not None:
+            digest = _digest(tls.identity.chain_pem)
+            identities[digest] = tls.identity
         authority = ""
         if tls.authority is not None:
             authority = _digest(tls.authority.ca_pem, b"required" if tls.authority.required else b"optional")

@@ -191,6 +191,17 @@ def test_overrides_stand_above_the_file(write: Write) -> None:
         (f"listeners = []\n{route('a')}", "listeners", "expected at least one listener"),
         (f'runtime_dir = ""\n{LISTENER}{route("a")}', "runtime_dir", "expected a directory"),
         (LISTENER + route("a", "upstreams = []"), "routes[0].upstreams", "expected at least one"),
+        (LISTENER + '[[routes]]\nsni = "a"\n', "routes[0].upstreams", "expected at least one"),
+        (
+            LISTENER + route("a", TCP, "suspend_timeout_ms = 5"),
+            "routes[0].suspend_timeout_ms",
+            "without suspended",
+        ),
+        (
+            LISTENER + route("a", "suspended = true", "suspend_timeout_ms = 0"),
+            "routes[0].suspend_timeout_ms",
+            "from 1 to",
+        ),
         (LISTENER + route("127.0.0.1"), "routes[0].sni", "is an address"),
         (LISTENER + route("xn--zzzzzz"), "routes[0].sni", "internationalised"),
         (LISTENER + route("a.*.b"), "routes[0].sni", "none may stand"),
@@ -501,3 +512,25 @@ def test_ten_thousand_routes_on_one_certificate(write: Write) -> None:
     # A third of this on the slowest machine seen; a check or read per route would take ten times as long.
     assert time.process_time() - started < 3
     assert (len(snapshot.routes), len(snapshot.policies), len(snapshot.identities)) == (10_000, 1, 1)
+
+
+def test_suspended_routes_need_neither_upstreams_nor_certificates(write: Write) -> None:
+    """What they have is kept for connections that are resolved to it, for passthrough too."""
+    bare = '[[listeners]]\nport = 1\nmtls = { client_ca_cert_file = "ca.pem" }\n'
+    _, snapshot = load(
+        write(
+            bare
+            + route("bare", "suspended = true")
+            + route("passed", "suspended = true", "terminate_tls = false", CERT, "suspend_timeout_ms = 7")
+            + route("plain", TCP, CERT)
+        )
+    ).require()
+    entries = {entry.sni: entry for entry in snapshot.routes}
+    assert [entries[name].suspend_timeout_ms for name in ("bare", "passed", "plain")] == [30000, 7, 0]
+    assert entries["bare"].upstreams == ()
+    policies = {name: snapshot.policies[entry.policies[0]] for name, entry in entries.items()}
+    assert policies["bare"].identity == ""
+    assert policies["passed"].identity == policies["plain"].identity in snapshot.identities
+    # The listener's demand for client certificates holds for whatever certificate a resolution brings.
+    assert {policy.client_authority for policy in policies.values()} == set(snapshot.client_authorities)
+    assert "" not in snapshot.identities

@@ -63,11 +63,12 @@ def check_consistent(snapshot: Snapshot) -> None:
     used = {number for entry in snapshot.routes for number in entry.policies if number != -1}
     assert used == set(range(len(snapshot.policies)))
     assert len(set(snapshot.policies)) == len(snapshot.policies)
-    assert {policy.identity for policy in snapshot.policies} == set(snapshot.identities)
+    assert {policy.identity for policy in snapshot.policies} - {""} == set(snapshot.identities)
     authorities = {policy.client_authority for policy in snapshot.policies} - {""}
     assert authorities == set(snapshot.client_authorities)
     for entry in snapshot.routes:
-        assert len(entry.policies) == (len(snapshot.listeners) if entry.terminate_tls else 0)
+        covered = entry.terminate_tls or entry.suspend_timeout_ms
+        assert len(entry.policies) == (len(snapshot.listeners) if covered else 0)
 
 
 def entry_of(snapshot: Snapshot, sni: str) -> RouteEntry:
@@ -268,3 +269,21 @@ def test_what_only_a_restart_can_change_is_told(read: Load) -> None:
     assert merged.snapshot is None
     assert set(warnings(merged)) == {"workers", "runtime_dir"}
     assert merge(before, first, started=started).problems == ()
+
+
+def test_suspended_routes_without_a_certificate_over_reloads(read: Load) -> None:
+    listeners = listener(1, CA)
+    held = route("held", "suspended = true", "terminate_tls = false")
+    first = served(read(listeners, held))
+    assert policy_of(first, "held") == TlsPolicy("", next(iter(first.client_authorities)), False)
+    assert merge(first, read(listeners, held)).snapshot is None
+    # Another route comes; the held one is broken, then gone, then no longer suspended.
+    second = applied(merge(first, read(listeners, held, route("b", cert("b")))))
+    assert policy_of(second, "held") == policy_of(first, "held")
+    broken = held.replace("terminate_tls = false", "terminate_tls = 5")
+    third = applied(merge(second, read(listeners, broken, route("b", cert("a")))))
+    assert policy_of(third, "held") == policy_of(first, "held")
+    fourth = applied(merge(third, read(listeners, route("b", cert("a")))))
+    assert [entry.sni for entry in fourth.routes] == ["b"]
+    fifth = applied(merge(third, read(listeners, route("held", "terminate_tls = false"))))
+    assert entry_of(fifth, "held").suspend_timeout_ms == 0 and fifth.policies == ()

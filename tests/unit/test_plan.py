@@ -151,6 +151,34 @@ async def test_building_a_large_snapshot_gives_way_to_other_work() -> None:
     assert turns - before > took / (10 * LONGEST_TURN_S)
 
 
+async def test_suspended_routes() -> None:
+    authority = ClientAuthority(AUTHORITY, True)
+    plan = await Planner().build(
+        snapshot(
+            route("held.test", suspend_ms=7, terminate=False),
+            route("bare.test", ONE, suspend_ms=8, policy=1),
+            route("plain.test", ONE),
+            more=[Tls(None, authority)],
+        )
+    )
+    held = lookup(plan.table.lookup(b"held.test"))
+    assert held.suspension is not None and held.suspension.timeout_ms == 7
+    assert (held.terminate_tls, held.balancer.slots) == (False, ())
+    assert held.contexts[0] is not None
+    assert held.suspension.tls[0] is not None and held.suspension.tls[0].identity == IDENTITY
+    assert "PRIVATE" not in repr(held.suspension.tls)
+    bare = lookup(plan.table.lookup(b"bare.test"))
+    assert bare.suspension is not None and bare.contexts == (None,)
+    tls = bare.suspension.tls[0]
+    assert tls is not None and (tls.identity, tls.authority) == (None, authority)
+    assert lookup(plan.table.lookup(b"plain.test")).suspension is None
+
+    other = held.resolved(bare.balancer, True)
+    assert (other.name, other.balancer, other.terminate_tls) == ("held.test", bare.balancer, True)
+    assert other.suspension is None
+    assert held.suspension is not None and held.balancer is not bare.balancer
+
+
 def test_planned_routes_are_small() -> None:
     with pytest.raises(AttributeError):
         PlannedRoute(route("a", ONE), None, ()).anything = 1  # type: ignore[arg-type,attr-defined]

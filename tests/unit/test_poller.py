@@ -186,6 +186,55 @@ def test_reset_is_reported_to_a_reader(ground: Ground) -> None:
     assert outcome == [ConnectionResetError]
 
 
+@pytest.mark.parametrize("end", ["close", "half-close", "reset"])
+def test_hang_up_alone_is_watched_with_bytes_unread(ground: Ground, end: str) -> None:
+    one, two = tcp_pair()
+    calls: list[str] = []
+    poller, fd = ground.poller, one.fileno()
+    poller.watch_hangup(fd, lambda: calls.append("hang-up"))
+    two.send(b"unread")
+    ground.turn()
+    assert calls == []
+    if end == "half-close":
+        two.shutdown(socket.SHUT_WR)
+    else:
+        if end == "reset":
+            two.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        two.close()
+    ground.run(lambda: len(calls) > 2)  # level-triggered, so that one before the watching counts too
+    poller.unwatch_hangup(fd)
+    calls.clear()
+    ground.turn()
+    assert calls == []
+    one.close()
+    two.close()
+
+
+def test_from_reading_to_hang_up_and_back(ground: Ground) -> None:
+    one, two = tcp_pair()
+    seen: list[object] = []
+    poller, fd = ground.poller, one.fileno()
+    poller.add_reader(fd, lambda: seen.append(one.recv(100)))
+    poller.add_writer(fd, lambda: (seen.append("room"), poller.remove_writer(fd)))
+    poller.watch_hangup(fd, lambda: seen.append("hang-up"))
+    two.send(b"one")
+    ground.run(lambda: seen)
+    ground.turn()
+    assert seen == ["room"]
+    poller.unwatch_hangup(fd)
+    poller.unwatch_hangup(fd)
+    poller.add_reader(fd, lambda: seen.append(one.recv(100)))
+    ground.run(lambda: seen == ["room", b"one"])
+    poller.watch_hangup(fd, lambda: seen.append("hang-up"))
+    two.close()
+    ground.run(lambda: seen[-1] == "hang-up")
+    poller.forget(fd)
+    one.close()
+    seen.clear()
+    ground.turn()
+    assert seen == []
+
+
 def test_failed_connect_is_reported_to_a_writer(ground: Ground) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()

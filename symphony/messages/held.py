@@ -1,0 +1,53 @@
+"""What is said of held connections, in an acceptor's mailbox."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from symphony.config.model import Upstream
+from symphony.config.snapshot import Identity
+from symphony.messages.events import Suspended
+
+
+class ListHeld(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for a :class:`HeldPage`: the connections held now, in the order in which they came.
+
+    `after` is 0 for the first page, then the last page's `next`.
+    """
+
+    after: int
+
+
+class HeldPage(Struct, frozen=True, array_like=True, tag=True):
+    """Some of the connections that an acceptor holds; `next` is 0 when there are no more."""
+
+    held: tuple[Suspended, ...]
+    next: int
+
+
+class HeldRoute(Struct, frozen=True, array_like=True):
+    """Where a held connection is to go. What is left out is as the suspended route says.
+
+    With an `identity` of its own, clients are asked for certificates as the suspended route says all the same.
+    """
+
+    upstreams: tuple[Upstream, ...] = ()
+    terminate_tls: bool | None = None
+    identity: Identity | None = None
+    http2: bool | None = None
+
+
+class ResolveHeld(Struct, frozen=True, array_like=True, tag=True):
+    """Forward the held connection `id` as `route` says, or reset it (None). Answered by :class:`HeldResolved`.
+
+    Answered by Refused, with the reason, when the route cannot be used; the connection is then held on.
+    """
+
+    id: str
+    route: HeldRoute | None
+
+
+class HeldResolved(Struct, frozen=True, array_like=True, tag=True):
+    """`how` is "forwarded" or "rejected"; "unknown" when the connection is not held here, or not any more."""
+
+    how: str
