@@ -15,6 +15,7 @@ import structlog
 
 from actors.runtime import Actor, Birth, CannotRun, run_actor
 from symphony.config.problem import ConfigError, Severity
+from symphony.config.resolve import Loaded
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.registry import (
@@ -33,6 +34,7 @@ from symphony.messages.registry import (
 )
 from symphony.routing.snapshot_keeper import SnapshotKeeper, first_error, sampled_threads
 from symphony.routing.snapshot_store import SnapshotStore
+from symphony.watch.watch import LOOK_EVERY_S, FileWatch
 
 NAME = "route-registry"
 # Unread bytes above which a subscriber is dropped: more than two snapshots of the largest frame a client takes.
@@ -43,11 +45,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """`overrides` are top-level keys that stand above those of the file at `config_file`."""
+    """`overrides` are top-level keys that stand above those of the file at `config_file`.
+
+    `look_every_s` is how often the watched files are looked at where the kernel does not tell of their changes.
+    """
 
     runtime_dir: str
     config_file: str
     overrides: Mapping[str, object] | None = None
+    look_every_s: float = LOOK_EVERY_S
 
 
 class RouteRegistry(Actor):
@@ -62,19 +68,47 @@ class RouteRegistry(Actor):
         self._target_subscribers: dict[Sender, str] = {}
         self._applied: dict[str, int] = {}
         self._reading = asyncio.Lock()
+        self._watch = FileWatch(look_every_s=settings.look_every_s)
+        self._watches = True
+        self._watching: asyncio.Task[None] | None = None
         path = mailbox_path(settings.runtime_dir, name)
         self.mailbox = MailboxServer(path, RegistryRequest, self._answer, high_water=_HIGH_WATER)
 
     async def start(self) -> None:
         """Read the configuration, or go on from the stored one."""
         keeper = self._keeper
+        loaded = await asyncio.to_thread(keeper.read)
         try:
-            keeper.begin(await asyncio.to_thread(keeper.read), self._first_life)
+            keeper.begin(loaded, self._first_life)
         except ConfigError as error:
             raise CannotRun(first_error(error)) from None
+        self._follow(loaded)
+        self._watching = asyncio.get_running_loop().create_task(self._reload_on_change(), name="watch files")
         self._targets = sampled_threads(keeper.current)
         self._log_problems()
         log.info("configuration served", version=keeper.current.version, routes=len(keeper.current.routes))
+
+    async def stop(self, grace: float) -> None:
+        """Watch the files no more."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._watch.close()
+
+    def _follow(self, loaded: Loaded) -> None:
+        """Watch what was read, unless the file says not to; one that says nothing readable changes nothing about it."""
+        if loaded.watch is not None:
+            self._watches = loaded.watch
+        self._watch.follow(loaded.seen if self._watches else ())
+
+    async def _reload_on_change(self) -> None:
+        while True:
+            await self._watch.changed()
+            log.info("watched files changed")
+            try:
+                await self._reload()
+            except Exception:
+                # The task must not end: nobody would notice any later change.
+                log.exception("reload failed")
 
     def _answer(
         self, message: RegistryRequest, sender: Sender
@@ -125,6 +159,7 @@ class RouteRegistry(Actor):
     async def _reload(self) -> ReloadDone:
         async with self._reading:
             loaded = await asyncio.to_thread(self._keeper.read)
+            self._follow(loaded)
             done = self._keeper.reload(loaded)
         if done.changed:
             self._publish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -34,12 +35,12 @@ def examine(file: str) -> Examination:
     return _keep(load(file))
 
 
-def examine_apart(file: str, workers: int | None) -> Examination:
-    """As :func:`examine`, in a process of its own that takes the keys with it; `workers` overrides the file's."""
+def examine_apart(file: str, overrides: Mapping[str, object]) -> Examination:
+    """As :func:`examine`, in a process of its own that takes the keys with it; `overrides` stand above the file's."""
 
     def load_and_keep() -> Examination | tuple[str, list[Problem]]:
         try:
-            return _keep(load(file, overrides={"workers": workers} if workers is not None else None))
+            return _keep(load(file, overrides=overrides))
         except ConfigError as error:
             return error.file, error.problems
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,6 +54,13 @@ class Launch:
     default_runtime_dir: str
     log_format: LogFormat
     log_level: str
+    watch: bool | None = None
+
+    @property
+    def overrides(self) -> dict[str, object]:
+        """The top-level keys that stand above those of the configuration file, now and at every reload."""
+        said = {"workers": self.workers, "watch": self.watch}
+        return {key: value for key, value in said.items() if value is not None}
 
 
 def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
@@ -67,10 +74,10 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
     if launch.demo:
         runtime_dir, lock = _take_demo_dir(launch)
         demo = call_in_child(partial(write_demo, runtime_dir))
-        examination = examine_apart(demo.config_file, launch.workers)
+        examination = examine_apart(demo.config_file, launch.overrides)
     else:
         demo = None
-        examination = examine_apart(find_file(launch.config_file), launch.workers)
+        examination = examine_apart(find_file(launch.config_file), launch.overrides)
         runtime_dir = launch.runtime_dir or examination.runtime_dir or launch.default_runtime_dir
         lock = _take_dir(runtime_dir)
     for warning in examination.warnings:
@@ -78,7 +85,7 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
     try:
         _clear(runtime_dir)
         listeners = bind_listeners(examination.file, examination.listeners, examination.workers)
-        return _supervise(_Instance(runtime_dir, examination, launch.workers, listeners, demo), announce)
+        return _supervise(_Instance(runtime_dir, examination, launch.overrides, listeners, demo), announce)
     finally:
         _clear(runtime_dir)
         if demo is not None:
@@ -125,7 +132,7 @@ class _Instance:
 
     runtime_dir: str
     examination: Examination
-    workers: int | None
+    overrides: Mapping[str, object]
     listeners: tuple[BoundListener, ...]
     demo: Demo | None
 
@@ -136,7 +143,7 @@ def _supervise(instance: _Instance, announce: Callable[[str], None]) -> bool:
     blueprint = Blueprint(
         # Absolute: what the user meant must not depend on anybody's working directory later.
         config_file=os.path.abspath(examination.file),
-        overrides={} if instance.workers is None else {"workers": instance.workers},
+        overrides=instance.overrides,
         runtime_dir=instance.runtime_dir,
         workers=examination.workers,
         drain_timeout_s=drain_s,

@@ -17,6 +17,11 @@ from symphony.cli.places import default_runtime_dir
 @click.option(
     "--workers", type=click.IntRange(1, 1024), metavar="N", help="Acceptors (default: the configuration's)."
 )
+@click.option(
+    "--watch/--no-watch",
+    default=None,
+    help="Reload by itself when a file of the configuration has changed (default: the configuration's).",
+)
 @runtime_dir_option
 @click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
 @click.option(
@@ -29,6 +34,7 @@ def command(
     config_file: str | None,
     demo: bool,
     workers: int | None,
+    watch: bool | None,
     runtime_dir: str | None,
     log_format: str,
     log_level: str,
@@ -48,6 +54,7 @@ def command(
         default_runtime_dir=default_runtime_dir(),
         log_format="json" if log_format == "json" else "console",
         log_level=log_level,
+        watch=watch,
     )
     try:
         clean = serve(launch, announce=click.echo)

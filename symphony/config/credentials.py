@@ -18,6 +18,7 @@ from symphony.config.snapshot import ClientAuthority, Identity
 from symphony.config.source import UnreadableFile, read_file_and_mode
 from symphony.config.wording import join_place, quoted
 from symphony.tls.identity import Finding, Part, examine_authorities, examine_identity
+from symphony.watch.files import Sightings
 
 PEM_LIMIT = 4 << 20
 
@@ -47,10 +48,11 @@ class Credentials:
     """Everything read for one load of a configuration.
 
     `identities` and `client_authorities` hold, by digest, what was found usable. `directory` is what file names
-    are relative to; certificates are valid or not at `now`; warnings go to `warnings`, errors to the caller's list.
+    are relative to; certificates are valid or not at `now`; warnings go to `warnings`, errors to the caller's list,
+    and what was read to `sightings`.
     """
 
-    def __init__(self, directory: str, now: datetime, warnings: SharedWarnings) -> None:
+    def __init__(self, directory: str, now: datetime, warnings: SharedWarnings, sightings: Sightings) -> None:
         self.identities: dict[str, Identity] = {}
         self.client_authorities: dict[str, ClientAuthority] = {}
         self._directory = directory
@@ -60,11 +62,7 @@ class Credentials:
         self._identity_findings: dict[str, tuple[Finding, ...]] = {}
         self._authority_findings: dict[bytes, tuple[Finding, ...]] = {}
         self._warnings = warnings
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The paths that were read, or should have been."""
-        return tuple(self._files)
+        self._sightings = sightings
 
     def identity(self, certificate: Certificate, place: str, problems: list[Problem]) -> str:
         """Return the digest of the identity that `certificate` names, or "" after adding what is wrong."""
@@ -164,7 +162,7 @@ class Credentials:
         result = self._files.get(path)
         if result is None:
             try:
-                result = read_file_and_mode(path, PEM_LIMIT)
+                result = read_file_and_mode(path, PEM_LIMIT, self._sightings)
             except UnreadableFile as error:
                 result = error
             self._files[path] = result

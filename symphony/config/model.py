@@ -191,6 +191,9 @@ class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit
     drain_timeout_ms: Annotated[Milliseconds, Meta(description="How long a stop waits for connections.")] = (
         30000
     )
+    watch: Annotated[
+        bool, Meta(description="Reload by itself when this file, or one that it names, has changed.")
+    ] = True
     runtime_dir: Annotated[str | None, Meta(description="Sockets, lock and state; mode 0700.")] = None
     listeners: tuple[Listener, ...]
     routes: tuple[Route, ...] = ()

@@ -9,6 +9,7 @@ from symphony.config.problem import Problem
 from symphony.config.source import UnreadableFile, read_file
 from symphony.config.wording import quoted
 from symphony.protection.cidr import CidrError, CidrSet, Network, parse_list, parse_network
+from symphony.watch.files import Sightings
 
 FILE_LIMIT = 64 << 20
 FILE_MARK = "@"
@@ -17,13 +18,14 @@ FILE_MARK = "@"
 class NetworkLists:
     """Everything of the kind for one load of a configuration.
 
-    `packed` holds the lists by digest; `files` are the paths that were read or should have been. `directory` is what
-    file names are relative to.
+    `packed` holds the lists by digest. `directory` is what file names are relative to; what was read is told to
+    `sightings`.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, sightings: Sightings) -> None:
         self.packed: dict[str, bytes] = {}
-        self.files: dict[str, tuple[list[Network], list[str]]] = {}
+        self._sightings = sightings
+        self._files: dict[str, tuple[list[Network], list[str]]] = {}
         self._directory = directory
         self._digests: dict[tuple[str, ...], str] = {}
 
@@ -56,21 +58,20 @@ class NetworkLists:
         if not name:
             return [], ['"@" names no file: expected "@" and the name of a file']
         path = os.path.join(self._directory, name)
-        known = self.files.get(path)
+        known = self._files.get(path)
         if known is None:
-            known = self.files[path] = _read_file(path, quoted(name))
+            known = self._files[path] = self._read_file(path, quoted(name))
         return known
 
-
-def _read_file(path: str, shown: str) -> tuple[list[Network], list[str]]:
-    try:
-        text = read_file(path, FILE_LIMIT).decode("utf-8")
-    except UnreadableFile as error:
-        return [], [str(error)]
-    except UnicodeDecodeError:
-        return [], [f"{shown} is not UTF-8"]
-    networks, wrong = parse_list(text)
-    return networks, [f"{shown} {line}" for line in wrong]
+    def _read_file(self, path: str, shown: str) -> tuple[list[Network], list[str]]:
+        try:
+            text = read_file(path, FILE_LIMIT, self._sightings).decode("utf-8")
+        except UnreadableFile as error:
+            return [], [str(error)]
+        except UnicodeDecodeError:
+            return [], [f"{shown} is not UTF-8"]
+        networks, wrong = parse_list(text)
+        return networks, [f"{shown} {line}" for line in wrong]
 
 
 def _single(entry: str) -> tuple[list[Network], list[str]]:

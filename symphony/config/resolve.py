@@ -7,7 +7,6 @@ reload lives with the first kind (:mod:`symphony.config.reload`).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -34,6 +33,7 @@ from symphony.config.server_name import ServerNameError, normalise_server_name
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.config.source import Document, read_document
 from symphony.config.wording import quoted
+from symphony.watch.files import SeenFile, Sightings
 
 _ROUTE_PLACE = re.compile(r"routes\[(\d+)\]")
 _ELEMENT_PLACE = re.compile(r"(listeners|routes)\[(\d+)\]")
@@ -44,8 +44,9 @@ class Loaded(Struct, frozen=True):
 
     `config` and `snapshot` hold the routes that are in order; both are None when anything is wrong outside single
     routes. `own_policies` has one entry per route of the snapshot: what the route itself says, "" for what it
-    leaves to the listener. `broken` names the routes left out, None for one whose name cannot be read. `files` are
-    the absolute paths of all that was read or should have been: this file first, then certificates and lists.
+    leaves to the listener. `broken` names the routes left out, None for one whose name cannot be read. `seen` are
+    all files that were read or should have been: this file first, then certificates and lists. `watch` is what the
+    file says about watching them, None when that cannot be told.
     """
 
     file: str
@@ -54,7 +55,13 @@ class Loaded(Struct, frozen=True):
     own_policies: tuple[TlsPolicy, ...]
     broken: tuple[str | None, ...]
     problems: tuple[Problem, ...]
-    files: tuple[str, ...] = ()
+    seen: tuple[SeenFile, ...] = ()
+    watch: bool | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The absolute paths of `seen`."""
+        return tuple(seen.path for seen in self.seen)
 
     def require(self) -> tuple[Config, Snapshot]:
         """Return the configuration and its snapshot. Raises :class:`ConfigError` if any problem is an error."""
@@ -70,24 +77,31 @@ def load(path: str, *, overrides: Mapping[str, object] | None = None, now: datet
     `overrides` are top-level keys that stand above the file's, such as a command's ``--workers``. `now` (aware;
     default: the clock) is what certificates are compared to. The snapshot's version is 1.
     """
+    sightings = Sightings()
     try:
-        document = read_document(path)
+        document = read_document(path, sightings)
     except ConfigError as error:
-        return Loaded(path, None, None, (), (), tuple(error.problems), (os.path.abspath(path),))
+        return Loaded(path, None, None, (), (), tuple(error.problems), sightings.files)
     content = {**document.content, **(overrides or {})}
-    return _Resolver(document, content, now or datetime.now(UTC)).run()
+    loaded = _Resolver(document, content, now or datetime.now(UTC), sightings).run()
+    watch = content.get("watch", True)
+    return msgspec.structs.replace(
+        loaded, seen=sightings.files, watch=watch if isinstance(watch, bool) else None
+    )
 
 
 class _Resolver:
     """One load. Each step adds to `_problems` (errors only), and goes on with what is in order."""
 
-    def __init__(self, document: Document, content: dict[str, Any], now: datetime) -> None:
+    def __init__(
+        self, document: Document, content: dict[str, Any], now: datetime, sightings: Sightings
+    ) -> None:
         self._document = document
         self._content = content
         self._problems: list[Problem] = []
         self._warnings = SharedWarnings()
-        self._credentials = Credentials(document.directory, now, self._warnings)
-        self._networks = NetworkLists(document.directory)
+        self._credentials = Credentials(document.directory, now, self._warnings, sightings)
+        self._networks = NetworkLists(document.directory, sightings)
         self._broken: set[int] = set()
         self._upstreams: dict[Upstream, Upstream] = {}
         self._policies: dict[TlsPolicy, int] = {}
@@ -105,13 +119,12 @@ class _Resolver:
         whole = all(_ROUTE_PLACE.match(problem.place) for problem in self._problems)
         problems = tuple(sorted(self._problems + self._warnings.problems(), key=_document_order))
         broken = tuple(names.get(index) for index in sorted(self._broken))
-        files = (os.path.abspath(self._document.file), *self._credentials.files, *self._networks.files)
         if config is None or not whole:
-            return Loaded(self._document.file, None, None, (), broken, problems, files)
+            return Loaded(self._document.file, None, None, (), broken, problems)
         healthy = tuple(route for index, route in routes if index not in self._broken)
         snapshot = self._snapshot(config, entries, route_entries)
         config = msgspec.structs.replace(config, routes=healthy)
-        return Loaded(self._document.file, config, snapshot, own, broken, problems, files)
+        return Loaded(self._document.file, config, snapshot, own, broken, problems)
 
     def _convert(
         self, raw_routes: object

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.wording import found, quoted
+from symphony.watch.files import Sightings
 
 VARIABLE = "SYMPHONY_CONFIG"
 DEFAULT_FILES = ("./symphony.toml", "/etc/symphony/symphony.toml")
@@ -56,10 +57,10 @@ def find_file(named: str | None, environment: Mapping[str, str] | None = None) -
     raise ConfigError("", [Problem("", f"no configuration file: expected -c FILE, ${VARIABLE}, or {places}")])
 
 
-def read_document(path: str) -> Document:
+def read_document(path: str, sightings: Sightings | None = None) -> Document:
     """Read and parse the file at `path`. Raises :class:`ConfigError`."""
     try:
-        text = _decode(path, read_file(path, SIZE_LIMIT))
+        text = _decode(path, read_file(path, SIZE_LIMIT, sightings))
     except UnreadableFile as error:
         raise ConfigError(path, [Problem("", str(error))]) from None
     ending = os.path.splitext(path)[1].lower()
@@ -88,13 +89,15 @@ class UnreadableFile(Exception):
     """A file that cannot be read; the text says why and what is expected."""
 
 
-def read_file(path: str, limit: int) -> bytes:
-    """Read a regular file of at most `limit` bytes. Raises :class:`UnreadableFile`."""
-    return read_file_and_mode(path, limit)[0]
+def read_file(path: str, limit: int, sightings: Sightings | None = None) -> bytes:
+    """Read a regular file of at most `limit` bytes. Raises :class:`UnreadableFile`. Either way `sightings` are told."""
+    return read_file_and_mode(path, limit, sightings)[0]
 
 
-def read_file_and_mode(path: str, limit: int) -> tuple[bytes, int]:
+def read_file_and_mode(path: str, limit: int, sightings: Sightings | None = None) -> tuple[bytes, int]:
     """As :func:`read_file`, with the permission bits of the very file that was read."""
+    if sightings is not None:
+        sightings.miss(path, limit)
     try:
         # Without O_NONBLOCK, opening a named pipe waits until somebody writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -116,6 +119,8 @@ def read_file_and_mode(path: str, limit: int) -> tuple[bytes, int]:
         raise UnreadableFile(f"{quoted(path)} cannot be read: {error.strerror}") from None
     finally:
         os.close(descriptor)
+    if sightings is not None:
+        sightings.note(path, limit, status, content)
     if len(content) > limit:
         raise UnreadableFile(f"{quoted(path)} is too large: expected at most {limit} bytes")
     return content, stat.S_IMODE(status.st_mode)

@@ -59,7 +59,7 @@ class Site:
             file.write(text)
 
     def start(self, *, incarnation: int = 1, ready: bool = True) -> ActorProcess:
-        settings = RegistrySettings(self.stage.runtime_dir, self.file)
+        settings = RegistrySettings(self.stage.runtime_dir, self.file, {"watch": False})
         return self.stage.start(NAME, run_route_registry, settings, incarnation=incarnation, ready=ready)
 
 

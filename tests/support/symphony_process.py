@@ -41,7 +41,10 @@ MAILBOX_WITHIN_S = 5.0
 
 
 class SymphonyProcess:
-    """One ``symphony run``. `directory` holds the configuration, `runtime_dir` the sockets, `log` what it wrote."""
+    """One ``symphony run``. `directory` holds the configuration, `runtime_dir` the sockets, `log` what it wrote.
+
+    A test that writes files says itself when they are read, unless `watch` is true, or None for as the file says.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class SymphonyProcess:
         files: Mapping[str, bytes] | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        watch: bool | None = False,
     ) -> None:
         # Not pytest's tmp_path: a socket path has at most 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="sy", dir="/tmp"))
@@ -57,6 +61,8 @@ class SymphonyProcess:
         self.config_file = self.directory / "symphony.toml"
         self._log_file = self.directory / "log"
         self._arguments = [*arguments, "--runtime-dir", str(self.runtime_dir), "--log-format", "json"]
+        if watch is not None:
+            self._arguments.append("--watch" if watch else "--no-watch")
         self._environment = {**os.environ, **(environment or {})}
         for name, content in (files or {}).items():
             self.write(name, content)
@@ -247,9 +253,10 @@ def running_symphony(
     files: Mapping[str, bytes] | None = None,
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    watch: bool | None = False,
 ) -> Iterator[SymphonyProcess]:
     """A ready ``symphony run`` on `config` (TOML text), with `files` written beside it first."""
-    symphony = SymphonyProcess(config, files=files, arguments=arguments, environment=environment)
+    symphony = SymphonyProcess(config, files=files, arguments=arguments, environment=environment, watch=watch)
     try:
         symphony.start()
         yield symphony
