@@ -87,7 +87,7 @@ class Acceptor(Actor):
         self._name = name
         self._page = settings.pages[settings.index]
         self._neighbours = Neighbourhood(settings.index, len(settings.names))
-        self._planner = Planner()
+        self._planner = Planner(settings.pages, settings.index)
         self._state: ServingState | None = None
         self._resolutions: Resolutions | None = None
         self._own: list[AcceptLoop] = []

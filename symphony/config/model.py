@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 SourceAddressHeader = Literal["none", "proxy_protocol", "proxy_protocol_v2"]
 Fingerprint = Literal["ja3", "ja4"]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+Balance = Literal["least_connections", "round_robin", "random", "ip_hash"]
 
 
 class Certificate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -49,8 +50,17 @@ class MutualTls(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
     ] = True
 
 
+class _Upstream(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What all kinds of upstreams have."""
+
+    connect_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 5000
+    weight: Annotated[
+        int, Meta(ge=1, le=1000, description="Its share of the connections, beside the others'.")
+    ] = 1
+
+
 class TcpUpstream(
-    Struct,
+    _Upstream,
     kw_only=True,
     frozen=True,
     forbid_unknown_fields=True,
@@ -62,7 +72,6 @@ class TcpUpstream(
 
     host: str
     port: Annotated[int, Meta(ge=1, le=65535)]
-    connect_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 5000
 
     @property
     def label(self) -> str:
@@ -72,7 +81,7 @@ class TcpUpstream(
 
 
 class UdsUpstream(
-    Struct,
+    _Upstream,
     kw_only=True,
     frozen=True,
     forbid_unknown_fields=True,
@@ -85,7 +94,6 @@ class UdsUpstream(
     path: str
     pid: Annotated[int, Meta(ge=1)] | None = None
     tid: Annotated[int, Meta(ge=1)] | None = None
-    connect_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 5000
 
     @property
     def label(self) -> str:
@@ -153,6 +161,9 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
     terminate_tls: Annotated[bool, Meta(description="Decrypt here; false passes the bytes through.")] = True
     cert: Certificate | None = None
     mtls: MutualTls | None = None
+    balance: Annotated[
+        Balance, Meta(description="How a connection's upstream is chosen among `upstreams`.")
+    ] = "least_connections"
     http2: Annotated[bool, Meta(description="Offer `h2`, then `http/1.1`, by ALPN.")] = False
     max_connections_per_second: Annotated[
         Annotated[float, Meta(gt=0)] | None,

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from symphony.config.model import Config
+from symphony.config.numbering import number_snapshot
 from symphony.config.problem import Problem, Severity
 from symphony.config.resolve import Loaded
 from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy, listed_networks
@@ -57,7 +58,7 @@ def merge(previous: Snapshot, loaded: Loaded, *, started: Config | None = None) 
     else:
         kept = [route for route in previous.routes if route.sni in broken]
     kept_names = {route.sni for route in kept}
-    merged = _Combination(previous, loaded, new).build(kept)
+    merged = number_snapshot(_Combination(previous, loaded, new).build(kept), previous)
     return Merged(
         None if merged == previous else msgspec.structs.replace(merged, version=previous.version + 1),
         tuple(route.sni for route in kept),

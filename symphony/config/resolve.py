@@ -26,6 +26,7 @@ from symphony.config.check_identity import check_client_header, check_trusted_pr
 from symphony.config.credentials import Credentials
 from symphony.config.model import Config, Listener, Route, Upstream
 from symphony.config.networks import NetworkLists
+from symphony.config.numbering import number_snapshot
 from symphony.config.problem import ConfigError, Problem, Severity, SharedWarnings
 from symphony.config.protection import resolve_protection
 from symphony.config.schema import convert, convert_or_none
@@ -250,6 +251,7 @@ class _Resolver:
             source_address_header=route.source_address_header,
             forward_fingerprint=route.forward_fingerprint,
             suspend_timeout_ms=route.suspend_timeout_ms if route.suspended else 0,
+            balance=route.balance,
         )
         return entry, TlsPolicy(identity, authority, route.http2)
 
@@ -323,7 +325,7 @@ class _Resolver:
         policies = tuple(self._policies)
         identities = self._credentials.identities
         authorities = self._credentials.client_authorities
-        return Snapshot(
+        snapshot = Snapshot(
             version=1,
             read_buffer_size=config.read_buffer_size,
             drain_timeout_ms=config.drain_timeout_ms,
@@ -340,6 +342,7 @@ class _Resolver:
             },
             networks=self._networks.packed,
         )
+        return number_snapshot(snapshot, None)
 
 
 def _elements(raw: object, type_: Any) -> list[tuple[int, Any]]:

@@ -72,7 +72,8 @@ def _struct(value: object, type_: inspect.StructType, place: str, problems: list
         if field is not None:
             _walk(item, field.type, join_place(place, key), problems)
         elif key != type_.tag_field and type_.forbid_unknown_fields:
-            problems.append(_unknown_key(key, [*fields, *filter(None, [type_.tag_field])], place))
+            known = sorted(fields, key=lambda name: not fields[name].required)
+            problems.append(_unknown_key(key, [*known, *filter(None, [type_.tag_field])], place))
     for name, field in fields.items():
         if field.required and name not in value:
             problems.append(Problem(join_place(place, name), f"is missing: expected {_expected(field.type)}"))

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from symphony.config.model import Fingerprint, SourceAddressHeader, Upstream
+from symphony.config.model import Balance, Fingerprint, SourceAddressHeader, Upstream
 
 
 class Identity(Struct, frozen=True, array_like=True):
@@ -93,6 +93,7 @@ class RouteEntry(Struct, frozen=True, array_like=True):
     `rate` is in connections per second, 0.0 for no limit. `forward_fingerprint` is empty unless the header carries it.
     With `suspend_timeout_ms` above 0 the route is suspended: it may then have no upstreams, and it has policies for
     passthrough too, since a connection may be terminated after all.
+    `number` and `upstream_numbers` (one per upstream) are those of :mod:`symphony.config.numbering`, -1 for none.
     """
 
     sni: str
@@ -104,6 +105,16 @@ class RouteEntry(Struct, frozen=True, array_like=True):
     source_address_header: SourceAddressHeader = "none"
     forward_fingerprint: tuple[Fingerprint, ...] = ()
     suspend_timeout_ms: int = 0
+    balance: Balance = "least_connections"
+    number: int = -1
+    upstream_numbers: tuple[int, ...] = ()
+
+
+class Numbering(Struct, frozen=True, array_like=True):
+    """Which numbers are to be given next: `following` and all above it were never used; `freed`, longest free first."""
+
+    following: int = 0
+    freed: tuple[int, ...] = ()
 
 
 class Snapshot(Struct, frozen=True, array_like=True):
@@ -121,6 +132,8 @@ class Snapshot(Struct, frozen=True, array_like=True):
     identities: dict[str, Identity]
     client_authorities: dict[str, ClientAuthority]
     networks: dict[str, bytes] = {}
+    upstream_numbering: Numbering = Numbering()
+    route_numbering: Numbering = Numbering()
 
 
 def listed_networks(listeners: Iterable[ListenerEntry]) -> set[str]:

@@ -35,13 +35,14 @@ from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.observe.counters import BLOCKED_SLOT, HANDSHAKES, RESUMED
 from symphony.observe.reasons import Reason
+from symphony.observe.records import RouteRecord
 from symphony.protection.guard import Guard, Standing
 from symphony.relay.passthrough import PassthroughRelay
 from symphony.relay.sockets import close_after_alert, has_closed, reset_on_close
 from symphony.relay.terminated import TerminatedRelay
-from symphony.routing.balancer import UpstreamSlot
 from symphony.routing.plan import PlannedRoute
 from symphony.routing.suspension import Suspension
+from symphony.routing.upstream import UpstreamSlot
 from symphony.tls import client_hello, library
 from symphony.tls.context import RouteContext
 from symphony.tls.fingerprint import Fingerprints
@@ -82,6 +83,7 @@ class Connection:
     """Owns the accepted socket until the relay does. Made by the accept loop, kept by the ledger."""
 
     __slots__ = (
+        "_account",
         "_client",
         "_connector",
         "_destination",
@@ -115,6 +117,7 @@ class Connection:
         self._wanted = 0
         self._guard: Guard | None = None
         self._route: PlannedRoute | None = None
+        self._account: RouteRecord | None = None
         self._session: Any = None
         self._connector: Connector | Introduction | None = None
         self._slot: UpstreamSlot | None = None
@@ -254,6 +257,8 @@ class Connection:
             return
         if route.forward_fingerprint and self.fingerprints is None:
             self.fingerprints = Fingerprints(hello)
+        self._account = route.record
+        route.record.opened()
         if route.rate:
             self._phase = Phase.ADMITTING
             state.host.remove_reader(self._fd)
@@ -359,7 +364,9 @@ class Connection:
         self._phase = Phase.CONNECTING
         state.host.wheel.cancel(self)
         connected = self._connected if route.source_address_header is None else self._introduce
-        self._connector = connector = Connector(state, route.balancer, connected, self._not_connected)
+        self._connector = connector = Connector(
+            state, route.balancer, connected, self._not_connected, self.peer[0]
+        )
         connector.start()
         if self._phase is Phase.CONNECTING:
             state.host.remove_reader(self._fd)
@@ -412,7 +419,9 @@ class Connection:
         ledger.moved(relay.bytes_up, relay.bytes_down)
         slot, self._slot = self._slot, None
         if slot is not None:
-            slot.active -= 1
+            slot.record.closed(relay.bytes_up, relay.bytes_down)
+        if self._account is not None:
+            self._account.closed(relay.bytes_up, relay.bytes_down, reason is not None)
         if reason is not None:
             more: dict[str, object] = {"upstream": slot.upstream.label if slot is not None else ""}
             if reason is Reason.TLS_ERROR:
@@ -468,6 +477,8 @@ class Connection:
         if state.events.wanted and reason in BLOCKED_SLOT:
             known = ("", "") if self.fingerprints is None else self.fingerprints.known
             state.blocks.tell(reason, self._seat.id, self.peer[0], self.server_name, known)
+        if self._account is not None:
+            self._account.closed(0, 0, True)
         if detail:
             state.ledger.failed(reason, self, self._seat.slot, detail=detail)
         else:

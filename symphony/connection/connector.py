@@ -12,13 +12,15 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic_ns
 
 from symphony.config.model import UdsUpstream
 from symphony.connection.resolver import Address
 from symphony.connection.state import ServingState
 from symphony.observe.reasons import Reason
 from symphony.relay.sockets import tune_tcp
-from symphony.routing.balancer import Balancer, UpstreamSlot
+from symphony.routing.balancer import Balancer
+from symphony.routing.upstream import UpstreamSlot
 
 _BUSY_PAUSE_S = 0.05
 
@@ -31,6 +33,11 @@ _REASONS = {
     errno.ENFILE: Reason.DESCRIPTOR_LIMIT,
 }
 
+# The upstream has only a full backlog, or the fault is this machine's: no descriptor, port or memory left.
+_BLAMELESS = frozenset(
+    {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+)
+
 _UNIX = int(socket.AF_UNIX)
 _TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
@@ -41,13 +48,15 @@ Failed = Callable[[Reason, str], None]
 class Connector:
     """One search for an upstream. Calls `connected` or `failed` exactly once, unless cancelled.
 
-    The slot of the upstream being tried counts as active from the beginning of the attempt, so that a burst of
-    connections spreads; the slot handed to `connected` stays counted, and whoever takes it gives it back.
+    The upstream being tried counts as active from the beginning of the attempt (see its record); the slot handed to
+    `connected` stays counted, and whoever takes it gives it back by ``slot.record.closed``. `address` is the client's.
     """
 
     __slots__ = (
+        "_address",
         "_addresses",
         "_balancer",
+        "_began",
         "_busy",
         "_connected",
         "_failed",
@@ -62,12 +71,21 @@ class Connector:
         "timer_tick",
     )
 
-    def __init__(self, state: ServingState, balancer: Balancer, connected: Connected, failed: Failed) -> None:
+    def __init__(
+        self,
+        state: ServingState,
+        balancer: Balancer,
+        connected: Connected,
+        failed: Failed,
+        address: str = "",
+    ) -> None:
         self._state = state
+        self._address = address
+        self._began = 0
         self._balancer = balancer
         self._connected = connected
         self._failed = failed
-        self._tried: list[UpstreamSlot] = []
+        self._tried: set[UpstreamSlot] = set()
         self._busy: list[UpstreamSlot] = []
         self._slot: UpstreamSlot | None = None
         self._sock: socket.SocketType | None = None
@@ -93,17 +111,18 @@ class Connector:
         self._looping = True
         while self._pending:
             self._pending = False
-            slot = self._balancer.pick(self._tried)
+            slot = self._balancer.pick(self._tried, self._address)
             if slot is None:
                 self._wait_for_busy()
             else:
-                self._tried.append(slot)
+                self._tried.add(slot)
                 self._try(slot)
         self._looping = False
 
     def _try(self, slot: UpstreamSlot) -> None:
         self._slot = slot
-        slot.active += 1
+        self._began = monotonic_ns()
+        slot.record.begin()
         upstream = slot.upstream
         if isinstance(upstream, UdsUpstream):
             self._addresses = []
@@ -176,6 +195,7 @@ class Connector:
         self._sock = self._slot = None
         if self.timer_tick:
             self._state.host.wheel.cancel(self)
+        slot.record.connected((monotonic_ns() - self._began) // 1000)
         self._connected(sock, slot)
 
     def _address_failed(self, code: int) -> None:
@@ -183,13 +203,17 @@ class Connector:
         if self._addresses and code != errno.EMFILE:
             self._connect(self._addresses.pop(0))
             return
-        self._attempt_failed(_REASONS.get(code, Reason.UPSTREAM_UNREACHABLE), os.strerror(code))
+        reason = _REASONS.get(code, Reason.UPSTREAM_UNREACHABLE)
+        self._attempt_failed(reason, os.strerror(code), blameless=code in _BLAMELESS)
 
-    def _attempt_failed(self, reason: Reason, detail: str = "") -> None:
+    def _attempt_failed(self, reason: Reason, detail: str = "", *, blameless: bool = False) -> None:
         slot = self._slot
         assert slot is not None, "an attempt has a slot"
-        slot.active -= 1
         self._slot = None
+        if blameless:
+            slot.record.abandoned()
+        else:
+            slot.record.failed()
         if reason is Reason.UPSTREAM_BUSY:
             self._busy.append(slot)
         self._last = (reason, f"{slot.upstream.label}: {detail or reason.value}")
@@ -210,7 +234,7 @@ class Connector:
     def _ask_busy_again(self) -> None:
         # A busy upstream has not been tried in the sense of the rule: it never saw the connection.
         for slot in self._busy:
-            self._tried.remove(slot)
+            self._tried.discard(slot)
         self._busy.clear()
         self._try_next()
 
@@ -226,4 +250,4 @@ class Connector:
         self._close_socket()
         slot, self._slot = self._slot, None
         if slot is not None:
-            slot.active -= 1
+            slot.record.abandoned()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from symphony.connection.state import ServingState
 from symphony.observe.reasons import Reason
-from symphony.routing.balancer import UpstreamSlot
+from symphony.routing.upstream import UpstreamSlot
 
 Introduced = Callable[[socket.SocketType, UpstreamSlot], None]
 Failed = Callable[[Reason, str], None]
@@ -89,7 +89,7 @@ class Introduction:
             self._let_go()
             self._state.host.forget(upstream.fileno())
             upstream.close()
-            self._slot.active -= 1
+            self._slot.record.abandoned()
 
     def _fail(self, reason: Reason, detail: str) -> None:
         label = self._slot.upstream.label

@@ -22,7 +22,7 @@ from symphony.connection.held import FORWARDED, Held, HoldTable
 from symphony.mailbox.envelope import Refused
 from symphony.messages.held import HeldResolved, HeldRoute, ResolveHeld
 from symphony.observe.reasons import Reason
-from symphony.routing.balancer import UpstreamPool
+from symphony.routing.pool import UpstreamPool
 from symphony.tls.context import RouteContext
 from symphony.tls.identity import examine_identity
 

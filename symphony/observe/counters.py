@@ -11,6 +11,7 @@ import mmap
 from collections.abc import Sequence
 
 from symphony.observe.reasons import BLOCKED, Reason
+from symphony.observe.records import route_area, upstream_area
 
 _WORD = 8
 
@@ -31,9 +32,12 @@ BLOCKED_SLOT: dict[Reason, int] = {reason: _FIRST_BLOCKED + at for at, reason in
 
 
 class CounterPage:
-    """One acceptor's totals. `values` is the page itself, indexed by the constants of this module."""
+    """One acceptor's totals. `values` is the page itself, indexed by the constants of this module.
 
-    __slots__ = ("_listener_slots", "_memory", "values")
+    Beside it are the acceptor's `upstreams` and `routes` (:mod:`symphony.observe.records`).
+    """
+
+    __slots__ = ("_listener_slots", "_memory", "routes", "upstreams", "values")
 
     def __init__(self, listener_ids: Sequence[str]) -> None:
         self._listener_slots = {
@@ -42,6 +46,8 @@ class CounterPage:
         words = _FIRST_LISTENER + len(listener_ids) * _PER_LISTENER
         self._memory = mmap.mmap(-1, words * _WORD)
         self.values: memoryview = memoryview(self._memory).cast("q")
+        self.upstreams = upstream_area()
+        self.routes = route_area()
 
     def listener_slot(self, listener_id: str) -> int:
         """The first slot of a listener: its accepted connections, then its active ones, then :data:`BLOCKED_SLOT`."""
@@ -52,6 +58,8 @@ class CounterPage:
         self.values[ACTIVE] = 0
         for slot in self._listener_slots.values():
             self.values[slot + 1] = 0
+        self.upstreams.forget_active()
+        self.routes.forget_active()
 
     def errors(self) -> dict[str, int]:
         """How many connections each reason ended; reasons that never did are left out."""

@@ -1,105 +1,172 @@
-"""Which of a route's upstreams a connection goes to, and what is known about each.
+"""Which of a route's upstreams a connection goes to: one class per strategy.
 
-The load of an upstream is ``active * 1000 + cpu_permille``: one connection weighs as much as one busy CPU.
-The lowest load wins; equal loads take turns. `active` counts the connections of this process.
+The load of an upstream is ``active * 1000 + cpu_permille``, divided by its weight: one connection weighs as much as one
+busy CPU. `active` counts the connections of all acceptors, read where each of them counts its own
+(:mod:`symphony.observe.records`), at the time of the choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from weakref import WeakSet, WeakValueDictionary
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
+from itertools import accumulate
+from random import random
 
-from symphony.config.model import UdsUpstream, Upstream
+from symphony.config.model import Balance
+from symphony.routing import rendezvous
+from symphony.routing.upstream import UpstreamSlot
 
+COMPARED = 128
+"""How many loads are read at most for one choice. Of more upstreams (divided by the number of acceptors) so many are
+compared as that allows, but four at least, and others each time: the best of four at random is nearly the best."""
 
-class UpstreamSlot:
-    """One upstream as this process sees it.
-
-    Whoever connects to it adds one to `active` and takes it away at the end. `thread` is the (pid, tid) whose
-    CPU use counts, or None.
-    """
-
-    __slots__ = ("__weakref__", "active", "cpu_permille", "thread", "upstream")
-
-    def __init__(self, upstream: Upstream) -> None:
-        self.upstream = upstream
-        self.active = 0
-        self.cpu_permille = 0
-        self.thread: tuple[int, int] | None = None
-        if isinstance(upstream, UdsUpstream) and upstream.pid is not None and upstream.tid is not None:
-            self.thread = (upstream.pid, upstream.tid)
-
-    def __repr__(self) -> str:
-        return f"<UpstreamSlot {self.upstream.label} active={self.active} cpu_permille={self.cpu_permille}>"
-
-
-class UpstreamPool:
-    """The slots of every upstream in use, one per configured upstream, whichever routes name it.
-
-    A slot lives as long as a balancer or a connection holds it. So an upstream that stays in the
-    configuration, or comes back while connections to it are open, keeps its count; one that nobody holds is
-    forgotten.
-    """
-
-    __slots__ = ("_sampled", "_slots")
-
-    def __init__(self) -> None:
-        self._slots: WeakValueDictionary[Upstream, UpstreamSlot] = WeakValueDictionary()
-        self._sampled: WeakSet[UpstreamSlot] = WeakSet()
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def slot(self, upstream: Upstream) -> UpstreamSlot:
-        """Return the slot of `upstream`, the same one for as long as somebody holds it."""
-        slot = self._slots.get(upstream)
-        if slot is None:
-            slot = self._slots[upstream] = UpstreamSlot(upstream)
-            if slot.thread is not None:
-                self._sampled.add(slot)
-        return slot
-
-    def balancer(self, upstreams: Iterable[Upstream]) -> Balancer:
-        """Return a balancer over the slots of `upstreams`."""
-        return Balancer(tuple(self.slot(upstream) for upstream in upstreams))
-
-    def take_samples(self, samples: Iterable[tuple[int, int, int]]) -> None:
-        """Take CPU use as (pid, tid, permille); a thread that is not among them counts as idle."""
-        use = {(pid, tid): permille for pid, tid, permille in samples}
-        for slot in self._sampled:
-            if slot.thread is not None:
-                slot.cpu_permille = use.get(slot.thread, 0)
+LEAST_COMPARED = 4
 
 
 class Balancer:
-    """Picks the least loaded of some upstream slots."""
+    """Picks one of some upstream slots. `turn` is where a strategy that goes round begins, different per acceptor.
 
-    __slots__ = ("_next", "slots")
+    This one is for a single slot; with more of them a subclass says which.
+    """
 
-    def __init__(self, slots: tuple[UpstreamSlot, ...]) -> None:
+    __slots__ = ("slots",)
+
+    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
         self.slots = slots
-        self._next = 0
 
-    def pick(self, excluded: Collection[UpstreamSlot] = ()) -> UpstreamSlot | None:
-        """Return the least loaded slot that is not in `excluded` (those already tried), or None."""
-        slots = self.slots
+    def pick(self, excluded: Collection[UpstreamSlot] = (), address: str = "") -> UpstreamSlot | None:
+        """Return the slot for a client at `address` that is not in `excluded` (those already tried), or None."""
+        slots: Sequence[UpstreamSlot] = self.slots
+        if excluded:
+            slots = [slot for slot in slots if slot not in excluded]
+        if len(slots) > 1:
+            return self._choose(slots, address)
+        return slots[0] if slots else None
+
+    def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
+        """Return one of `slots`, two or more of :attr:`slots` in their order."""
+        raise NotImplementedError
+
+
+class LeastConnections(Balancer):
+    """The least loaded one; equal loads take turns by their weights."""
+
+    __slots__ = ("_next", "_places", "_ties")
+
+    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
+        super().__init__(slots, turn)
+        self._next = turn
+        self._places = {slot: place for place, slot in enumerate(slots)}
+        self._ties = RoundRobin(slots, turn) if len({slot.weight for slot in slots}) > 1 else None
+
+    def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
         count = len(slots)
-        if count == 1:
-            only = slots[0]
-            return None if excluded and only in excluded else only
-        best: UpstreamSlot | None = None
-        lowest = best_index = 0
+        places = self._places
         index = self._next
-        for _ in range(count):
-            slot = slots[index]
-            index += 1
-            if index == count:
-                index = 0
-            load = slot.active * 1000 + slot.cpu_permille
-            if (best is None or load < lowest) and not (excluded and slot in excluded):
-                best = slot
-                lowest = load
-                best_index = index
-        if best is not None:
-            self._next = best_index  # the search begins behind the last choice: equal loads take turns
+        if count != len(places):  # some are left out: begin at the first from there on that is not
+            index = bisect_left(slots, index, key=places.__getitem__)
+        index %= count
+        limit = max(LEAST_COMPARED, COMPARED // len(slots[0].record.views))
+        if count > limit:
+            slots = [slots[(index + step) % count] for step in range(limit)]
+            index, count = 0, limit
+        best = _least(slots, index) if self._ties is None else _least_by_weight(slots, self._ties)
+        self._next = (places[best] + 1) % len(places)  # behind the choice: equal loads take turns
         return best
+
+
+def _least(slots: Sequence[UpstreamSlot], index: int) -> UpstreamSlot:
+    """The least loaded of `slots`, the first from `index` on where there are several."""
+    best = slots[index]
+    lowest = -1
+    count = len(slots)
+    for _ in range(count):
+        slot = slots[index]
+        index += 1
+        if index == count:
+            index = 0
+        record = slot.record
+        at = record.at
+        load = 0
+        for words in record.views:
+            load += words[at]
+        load = load * 1000 + slot.cpu_permille
+        if load < lowest or lowest < 0:
+            best = slot
+            lowest = load
+    return best
+
+
+def _least_by_weight(slots: Sequence[UpstreamSlot], ties: RoundRobin) -> UpstreamSlot:
+    loads = [(slot.active * 1000 + slot.cpu_permille) / slot.weight for slot in slots]
+    lowest = min(loads)
+    tied = [slot for slot, load in zip(slots, loads, strict=True) if load == lowest]
+    return tied[0] if len(tied) == 1 else ties.choose(tied)
+
+
+class RoundRobin(Balancer):
+    """Each in its turn, as often as its weight says and as evenly spread as that can be ("smooth" round robin).
+
+    With every choice each slot's credit grows by its weight, the highest is taken, and pays what all have gained.
+    """
+
+    __slots__ = ("_credit",)
+
+    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
+        super().__init__(slots[turn:] + slots[:turn])  # of equal credits the first in this order is taken
+        self._credit = dict.fromkeys(slots, 0)
+
+    def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
+        return self.choose(slots)
+
+    def choose(self, slots: Sequence[UpstreamSlot]) -> UpstreamSlot:
+        """Return the slot whose turn it is among `slots`, some of :attr:`slots`."""
+        credit = self._credit
+        gained = 0
+        best = slots[0]
+        highest = None
+        for slot in slots:
+            weight = slot.weight
+            gained += weight
+            mine = credit[slot] = credit[slot] + weight
+            if highest is None or mine > highest:
+                highest = mine
+                best = slot
+        credit[best] -= gained
+        return best
+
+
+class Random(Balancer):
+    """Any, each as likely as its weight says."""
+
+    __slots__ = ()
+
+    def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
+        reached = list(accumulate(slot.weight for slot in slots))
+        mark = random() * reached[-1]  # noqa: S311 - nothing secret depends on it
+        for slot, upper in zip(slots, reached, strict=True):
+            if mark < upper:
+                return slot
+        return slots[-1]
+
+
+class IpHash(Balancer):
+    """The one that the client's address belongs to (:mod:`symphony.routing.rendezvous`)."""
+
+    __slots__ = ("_labels",)
+
+    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
+        super().__init__(slots, turn)
+        self._labels = {slot: rendezvous.digest(slot.upstream.label) for slot in slots}
+
+    def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
+        client, labels = rendezvous.digest(address), self._labels
+        return max(slots, key=lambda slot: rendezvous.score(client, labels[slot], slot.weight))
+
+
+STRATEGIES: dict[Balance, type[Balancer]] = {
+    "least_connections": LeastConnections,
+    "round_robin": RoundRobin,
+    "random": Random,
+    "ip_hash": IpHash,
+}

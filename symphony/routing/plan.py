@@ -15,9 +15,12 @@ from OpenSSL import SSL
 from structlog import get_logger
 
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
+from symphony.observe.counters import CounterPage
+from symphony.observe.records import RecordBook, RouteRecord
 from symphony.protection.cidr import CidrSet
 from symphony.protection.guard import Guard, make_guard
-from symphony.routing.balancer import Balancer, UpstreamPool
+from symphony.routing.balancer import Balancer
+from symphony.routing.pool import UpstreamPool
 from symphony.routing.suspension import Suspension, suspension_of
 from symphony.routing.table import RouteTable
 from symphony.tls.context import RouteContext
@@ -42,6 +45,7 @@ class PlannedRoute:
         "forward_fingerprint",
         "name",
         "rate",
+        "record",
         "source_address_header",
         "suspension",
         "terminate_tls",
@@ -53,9 +57,12 @@ class PlannedRoute:
         balancer: Balancer,
         contexts: tuple[RouteContext | None, ...],
         suspension: Suspension | None = None,
+        record: RouteRecord | None = None,
     ) -> None:
+        """Without a `record`, the route's connections are counted by this route alone."""
         self.name = entry.sni
         self.balancer = balancer
+        self.record = record if record is not None else RouteRecord(entry.sni)
         self.contexts = contexts
         self.terminate_tls = entry.terminate_tls
         self.rate = entry.rate
@@ -93,10 +100,14 @@ class Plan:
 
 
 class Planner:
-    """Builds plans, and carries over what does not change from one to the next: contexts and upstream slots."""
+    """Builds plans, and carries over what does not change from one to the next: contexts, balancers, records."""
 
-    def __init__(self) -> None:
-        self.upstreams = UpstreamPool()
+    def __init__(self, pages: Sequence[CounterPage] = (), index: int = 0) -> None:
+        """`pages` are those of all acceptors, of which this one is number `index`; none: nothing is shared."""
+        self.upstreams = UpstreamPool([page.upstreams for page in pages], index)
+        areas = [page.routes for page in pages]
+        self._records = RecordBook(RouteRecord, areas, areas[index] if areas else None)
+        self._balancers: dict[str, tuple[RouteEntry, Balancer]] = {}
         self._contexts: dict[TlsPolicy, RouteContext] = {}
         self._networks: dict[str, CidrSet] = {}
         self._turn_began = 0.0
@@ -112,14 +123,17 @@ class Planner:
         contexts = await self._build_contexts(snapshot)
         by_index: Sequence[RouteContext | None] = [contexts.get(policy) for policy in snapshot.policies]
         table: RouteTable[PlannedRoute] = RouteTable()
+        balancers: dict[str, tuple[RouteEntry, Balancer]] = {}
         for entry in snapshot.routes:
             chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
-            balancer = self.upstreams.balancer(entry.upstreams)
-            route = PlannedRoute(entry, balancer, chosen, suspension_of(entry, snapshot))
-            table.add(entry.sni, route)
+            balancer = self._balancer(entry)
+            balancers[entry.sni] = entry, balancer
+            record = self._records.record(entry.sni, entry.number)
+            suspension = suspension_of(entry, snapshot)
+            table.add(entry.sni, PlannedRoute(entry, balancer, chosen, suspension, record))
             await self._give_way()
         guards = await self._build_guards(snapshot)
-        self._contexts = contexts
+        self._contexts, self._balancers = contexts, balancers
         return Plan(snapshot, table, guards)
 
     async def _build_guards(self, snapshot: Snapshot) -> dict[str, Guard | None]:
@@ -130,6 +144,19 @@ class Planner:
             networks[digest] = await asyncio.to_thread(CidrSet.from_bytes, packed) if known is None else known
         self._networks = networks
         return {entry.id: make_guard(entry.protection, networks) for entry in snapshot.listeners}
+
+    def _balancer(self, entry: RouteEntry) -> Balancer:
+        """The balancer of the plan before where it would be the same: a reload is not to begin all turns anew."""
+        known = self._balancers.get(entry.sni)
+        if known is not None:
+            before, balancer = known
+            if (entry.upstreams, entry.upstream_numbers, entry.balance) == (
+                before.upstreams,
+                before.upstream_numbers,
+                before.balance,
+            ):
+                return balancer
+        return self.upstreams.balancer(entry.upstreams, entry.upstream_numbers, entry.balance)
 
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}

@@ -18,6 +18,7 @@ import structlog
 from msgspec import Struct
 
 from symphony.config.model import Config, UdsUpstream
+from symphony.config.numbering import number_snapshot
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.reload import merge
 from symphony.config.resolve import Loaded, load
@@ -118,8 +119,8 @@ def _continue_version(fresh: Snapshot, stored: StoredSnapshot | None) -> Snapsho
     if stored is None:
         return fresh
     version = stored.snapshot.version
-    same = msgspec.structs.replace(fresh, version=version)
-    return same if same == stored.snapshot else msgspec.structs.replace(fresh, version=version + 1)
+    same = msgspec.structs.replace(number_snapshot(fresh, stored.snapshot), version=version)
+    return same if same == stored.snapshot else msgspec.structs.replace(same, version=version + 1)
 
 
 def sampled_threads(snapshot: Snapshot) -> tuple[tuple[int, int], ...]:

@@ -18,8 +18,10 @@ from symphony.connection.state import ServingState
 from symphony.observe.counters import CounterPage
 from symphony.observe.reasons import Reason
 from symphony.relay.host import RelayHost
-from symphony.routing.balancer import Balancer, UpstreamPool, UpstreamSlot
+from symphony.routing.balancer import LeastConnections
 from symphony.routing.plan import Planner
+from symphony.routing.pool import UpstreamPool
+from symphony.routing.upstream import UpstreamSlot
 from symphony.tls.context import BaseContext
 from tests.support.acceptor import snapshot
 from tests.support.peers import UpstreamHost
@@ -32,7 +34,7 @@ class NoLimiter:
         callback(True)
 
 
-class Recording(Balancer):
+class Recording(LeastConnections):
     """Notes what it has picked."""
 
     __slots__ = ("picked",)
@@ -41,8 +43,8 @@ class Recording(Balancer):
         super().__init__(slots)
         self.picked: list[str] = []
 
-    def pick(self, excluded: Collection[UpstreamSlot] = ()) -> UpstreamSlot | None:
-        slot = super().pick(excluded)
+    def pick(self, excluded: Collection[UpstreamSlot] = (), address: str = "") -> UpstreamSlot | None:
+        slot = super().pick(excluded, address)
         if slot is not None:
             self.picked.append(slot.upstream.label)
         return slot

@@ -14,7 +14,7 @@ from symphony.connection.introduction import Introduction
 from symphony.connection.state import ServingState
 from symphony.observe.reasons import Reason
 from symphony.relay.host import RelayHost
-from symphony.routing.balancer import UpstreamPool
+from symphony.routing.pool import UpstreamPool
 from tests.support.loops import descriptors, eventually
 
 
@@ -33,7 +33,7 @@ class Sending:
         self.errors: list[BaseException] = []
         self.host = RelayHost(asyncio.get_running_loop(), 65536, self.errors.append)
         self.slot = UpstreamPool().slot(UdsUpstream(path="/up", connect_timeout_ms=connect_timeout_ms))
-        self.slot.active = 1
+        self.slot.record.begin()
         self.ours, self.theirs = socket.socketpair()
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.ours.setblocking(False)

@@ -25,7 +25,7 @@ def test_a_case_that_does_something_else_is_refused() -> None:
 
 
 def test_cases_are_chosen_by_name_and_prefix() -> None:
-    assert [case.name for case in select(["pick", "ja3"])] == ["pick-1", "pick-8", "ja3"]
+    assert [case.name for case in select(["proxy", "ja3"])] == ["proxy-v1", "proxy-v2", "ja3"]
     assert select([]) == list(CASES)
     assert len({case.name for case in CASES}) == len(CASES)
     with pytest.raises(UnknownCase, match="no case 'pic'"):

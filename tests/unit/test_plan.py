@@ -9,8 +9,11 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from symphony.config.model import TcpUpstream, UdsUpstream
+from symphony.config.model import TcpUpstream, UdsUpstream, Upstream
 from symphony.config.snapshot import ClientAuthority, Identity, ListenerEntry
+from symphony.observe.counters import CounterPage
+from symphony.observe.records import add_up
+from symphony.routing.balancer import Balancer, RoundRobin
 from symphony.routing.plan import LONGEST_TURN_S, PlannedRoute, Planner
 from symphony.tls import library
 from symphony.tls.certificate_maker import make_authority, make_certificate
@@ -83,7 +86,8 @@ async def test_next_plan_keeps_contexts_and_upstream_slots() -> None:
         snapshot(route("a.test", ONE, TWO), route("b.test", ONE, policy=1), more=[Tls(SECOND)])
     )
     a = lookup(first.table.lookup(b"a.test"))
-    a.balancer.slots[0].active = 5
+    for _ in range(5):
+        a.balancer.slots[0].record.begin()
     second = await planner.build(
         snapshot(route("a.test", TWO, ONE), route("new.test", ONE), version=2, http2=False, more=[])
     )
@@ -95,6 +99,37 @@ async def test_next_plan_keeps_contexts_and_upstream_slots() -> None:
     )  # one per policy, not per route
     assert planner.contexts == 1  # that of the second policy is given up
     assert lookup(first.table.lookup(b"b.test")).contexts[0] is not None  # the old plan is as it was
+
+
+async def test_next_plan_goes_on_in_turn() -> None:
+    planner = Planner()
+
+    async def balancer(version: int, *upstreams: Upstream, **keys: object) -> Balancer:
+        entry = msgspec.structs.replace(route("a.test", *upstreams, terminate=False), **keys)
+        plan = await planner.build(snapshot(entry, version=version))
+        return lookup(plan.table.lookup(b"a.test")).balancer
+
+    first = await balancer(1, ONE, TWO)
+    assert await balancer(2, ONE, TWO) is first
+    assert await balancer(3, ONE, TWO, number=7, rate=3.0) is first
+    second = await balancer(4, ONE, TWO, balance="round_robin")
+    assert type(second) is RoundRobin and second.slots == first.slots
+    assert await balancer(5, ONE, TWO, balance="round_robin", upstream_numbers=(0, 1)) is not second
+
+
+async def test_records_follow_the_numbers_of_the_snapshot() -> None:
+    pages = [CounterPage([]) for _ in range(2)]
+    planner = Planner(pages, 1)
+    entry = msgspec.structs.replace(
+        route("a.test", ONE, TWO, terminate=False), number=4, upstream_numbers=(9, 2)
+    )
+    plan = await planner.build(snapshot(entry))
+    planned = lookup(plan.table.lookup(b"a.test"))
+    planned.record.opened()
+    for slot in planned.balancer.slots:
+        slot.record.begin()
+    assert add_up([page.routes for page in pages], 4, "a.test").active == 1
+    assert [add_up([pages[1].upstreams], *of).active for of in ((9, ONE.label), (2, TWO.label))] == [1, 1]
 
 
 async def test_another_identity_or_offer_is_another_context() -> None:

@@ -6,14 +6,17 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from struct import pack
 
 import msgspec
 
-from symphony.config.model import UdsUpstream
+from symphony.config.model import Balance, UdsUpstream
 from symphony.mailbox.envelope import PROTOCOL_VERSION, Envelope, EnvelopeDecoder
 from symphony.mailbox.framing import FrameDecoder, encode_frame
 from symphony.messages.limiter import Acquire, Granted, LimiterReply, LimiterRequest
+from symphony.observe.counters import CounterPage
+from symphony.observe.records import RecordBook, RouteRecord, add_up
 from symphony.protection.cidr import CidrSet, source_key
 from symphony.protection.penalty import SourceLimits, Verdict
 from symphony.protection.sources import SourceTable
@@ -21,8 +24,9 @@ from symphony.protection.token_bucket import BucketTable
 from symphony.relay.http_head import HeadRewriter, identity_fields
 from symphony.relay.proxy_protocol import encode_v1, encode_v2
 from symphony.relay.timer_wheel import TimerWheel
-from symphony.routing.balancer import UpstreamPool
+from symphony.routing.pool import UpstreamPool
 from symphony.routing.table import RouteTable
+from symphony.routing.upstream import UpstreamSlot
 from symphony.tls import fingerprint
 from symphony.tls.client_hello import ClientHello, parse
 
@@ -136,21 +140,42 @@ def _lookup(routes: int, name: bytes, expected: int) -> Callable[[], Call]:
     return prepare
 
 
-def _pick(upstreams: int) -> Callable[[], Call]:
+def _pick(upstreams: int, strategy: Balance = "least_connections", weight: int = 1) -> Callable[[], Call]:
+    """Choices of one of four acceptors. `weight` is that of the first upstream."""
+
     def prepare() -> Call:
-        pool = UpstreamPool()
-        balancer = pool.balancer(
-            UdsUpstream(path=f"/run/application-{number}.sock") for number in range(upstreams)
-        )
+        pages = [CounterPage([]) for _ in range(4)]
+        pool = UpstreamPool([page.upstreams for page in pages])
+        entries = [
+            UdsUpstream(path=f"/run/application-{number}.sock", weight=1 if number else weight)
+            for number in range(upstreams)
+        ]
+        balancer = pool.balancer(entries, range(upstreams), strategy)
         for number, slot in enumerate(balancer.slots):
-            slot.active = 5 - number % 3
-        slot = balancer.pick()
-        expect(
-            slot is not None and slot.active == min(s.active for s in balancer.slots), "not the least loaded"
-        )
-        return balancer.pick
+            for _ in range(5 - number % 3):
+                slot.record.begin()
+        pick = partial(balancer.pick, (), "203.0.113.7")
+        expect(isinstance(pick(), UpstreamSlot), "nothing was chosen")
+        return pick
 
     return prepare
+
+
+def _accounts() -> Call:
+    page = CounterPage([])
+    upstream = UpstreamPool([page.upstreams]).slot(UdsUpstream(path="/run/application.sock"), 5).record
+    route = RecordBook(RouteRecord, [page.routes], page.routes).record("shop.example.com", 7)
+
+    def connection() -> None:
+        route.opened()
+        upstream.begin()
+        upstream.connected(120)
+        upstream.closed(400, 2000)
+        route.closed(400, 2000, False)
+
+    connection()
+    expect(add_up([page.upstreams], 5, upstream.key).bytes_down == 2000, "not counted")
+    return connection
 
 
 def _bucket() -> Call:
@@ -292,7 +317,13 @@ CASES: Sequence[Case] = (
     Case("lookup-wildcard", "route lookup, *.suffix", _lookup(1000, b"Some.Apps.example.com", -1)),
     Case("lookup-default", "route lookup, default route", _lookup(1000, b"other.example.net", -2)),
     Case("pick-1", "balancer pick, 1 upstream", _pick(1)),
-    Case("pick-8", "balancer pick, 8 upstreams", _pick(8)),
+    Case("pick-8", "balancer pick, 8 upstreams, 4 acceptors", _pick(8)),
+    Case("pick-8-weighted", "the same, of different weights", _pick(8, weight=3)),
+    Case("pick-8-round-robin", "the same, in turns", _pick(8, "round_robin")),
+    Case("pick-8-random", "the same, at random", _pick(8, "random")),
+    Case("pick-8-hash", "the same, by the client's address", _pick(8, "ip_hash")),
+    Case("pick-1000", "balancer pick, 1,000 upstreams, 4 acceptors", _pick(1000)),
+    Case("accounts", "totals of one connection, per upstream and route", _accounts),
     Case("bucket", "token bucket of a route", _bucket),
     Case("decide-1", "source table: admit and release, 1 source", _decide(1)),
     Case("decide-100000", "source table: admit and release, 100,000 sources", _decide(100_000)),

@@ -1,0 +1,234 @@
+"""Totals per upstream and per route in shared memory, at the place that the snapshot's numbers say.
+
+Each acceptor has one area per kind, made before the fork: a record of fixed size per number. It alone writes there, and
+everybody reads everywhere; so what all acceptors do at one upstream is one addition over the areas, without a message.
+The memory is backed only where it is used.
+
+A record bears its owner's mark. Whoever is given a number whose record bears another mark clears it first, and who
+held it before counts on in memory of its own: so a number can be given on while connections of its former owner are
+still open. What has no number at all counts in memory of its own from the beginning.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Generic, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
+
+from symphony.config.numbering import ROUTE_CAPACITY, UPSTREAM_CAPACITY
+
+_WORD = 8
+_NORESERVE = 0x4000  # MAP_NORESERVE of mmap(2): address space alone is not to count as memory in use
+
+ACTIVE = 0
+OWNER = 1
+CONNECTIONS = 2
+FAILURES = 3
+BYTES_UP = 4
+BYTES_DOWN = 5
+CONNECT_US = 6
+"""Upstreams only, from here on: what connecting took, added up, in microseconds."""
+
+ROUTE_WORDS = 6
+UPSTREAM_WORDS = 7
+
+
+class RecordArea:
+    """One acceptor's records of one kind. `words` begins with one record's worth of which only the first is used."""
+
+    __slots__ = ("_memory", "capacity", "size", "words")
+
+    def __init__(self, size: int, capacity: int) -> None:
+        """`size` is that of a record in words, and `capacity` how many there are."""
+        self.size = size
+        self.capacity = capacity
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
+        self._memory = mmap.mmap(-1, (capacity + 1) * size * _WORD, flags=flags)
+        self.words: memoryview = memoryview(self._memory).cast("q")
+
+    def at(self, number: int) -> int:
+        """Where the record of `number` begins."""
+        return (number + 1) * self.size
+
+    def claim(self, number: int, owner: int) -> int:
+        """Return where the record of `number` begins, cleared unless it is the record of `owner` already."""
+        words, at = self.words, self.at(number)
+        if words[at + OWNER] != owner:
+            for word in range(at, at + self.size):
+                words[word] = 0
+            words[at + OWNER] = owner
+        if number >= words[0]:
+            words[0] = number + 1
+        return at
+
+    def forget_active(self) -> None:
+        """Set the gauges to zero: a new incarnation holds no connection of the old one."""
+        for number in range(self.words[0]):
+            self.words[self.at(number) + ACTIVE] = 0
+
+
+def upstream_area() -> RecordArea:
+    """An acceptor's records of upstreams."""
+    return RecordArea(UPSTREAM_WORDS, UPSTREAM_CAPACITY)
+
+
+def route_area() -> RecordArea:
+    """An acceptor's records of routes."""
+    return RecordArea(ROUTE_WORDS, ROUTE_CAPACITY)
+
+
+def owner_mark(key: str) -> int:
+    """The mark of an upstream's label or a route's name: never 0, which is nobody's."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=_WORD).digest(), "little") >> 1 | 1
+
+
+class Totals(NamedTuple):
+    """A record as it stands, or several added up. `connect_us` is 0 for a route."""
+
+    active: int
+    connections: int
+    failures: int
+    bytes_up: int
+    bytes_down: int
+    connect_us: int
+
+
+def add_up(areas: Iterable[RecordArea], number: int, key: str) -> Totals:
+    """What all acceptors have counted for `key`, whose number it is. Areas that count for another one are left out."""
+    mark = owner_mark(key)
+    sums = [0] * len(Totals._fields)
+    for area in areas:
+        if _is_of(area, number, mark):
+            found = _read(area.words, area.at(number), area.size)
+            sums = [so_far + more for so_far, more in zip(sums, found, strict=True)]
+    return Totals._make(sums)
+
+
+def _is_of(area: RecordArea, number: int, mark: int) -> bool:
+    return 0 <= number < area.capacity and area.words[area.at(number) + OWNER] == mark
+
+
+def _read(words: memoryview, at: int, size: int) -> Totals:
+    return Totals(
+        words[at + ACTIVE],
+        words[at + CONNECTIONS],
+        words[at + FAILURES],
+        words[at + BYTES_UP],
+        words[at + BYTES_DOWN],
+        words[at + CONNECT_US] if size > CONNECT_US else 0,
+    )
+
+
+def _private(size: int) -> memoryview:
+    return memoryview(bytearray(size * _WORD)).cast("q")
+
+
+class Record:
+    """What this acceptor counts for one upstream or route. Its totals are at `words[at:]`.
+
+    `views` has the words of all acceptors that count for it at the same place, this one's included.
+    """
+
+    __slots__ = ("__weakref__", "at", "key", "number", "views", "words")
+
+    SIZE = ROUTE_WORDS
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.number = -1
+        self.at = 0
+        self.words: memoryview = _private(self.SIZE)
+        self.views: tuple[memoryview, ...] = (self.words,)
+
+    @property
+    def active(self) -> int:
+        """Connections open now, over all acceptors."""
+        at = self.at
+        return sum(view[at] for view in self.views)
+
+    @property
+    def totals(self) -> Totals:
+        """All that this acceptor alone has counted."""
+        return _read(self.words, self.at, self.SIZE)
+
+    def take(self, area: RecordArea, views: tuple[memoryview, ...], number: int) -> None:
+        """Count at `number` from now on; what was counted elsewhere comes along."""
+        at = area.claim(number, owner_mark(self.key))
+        self._move(area.words, at)
+        self.number = number
+        self.views = views
+
+    def make_private(self) -> None:
+        """Count in memory of its own from now on: the number goes to another owner."""
+        self._move(_private(self.SIZE), 0)
+        self.number = -1
+        self.views = (self.words,)
+
+    def _move(self, words: memoryview, at: int) -> None:
+        """Add what is counted here to what stands at `at`, as after the restart of this process."""
+        old, old_at = self.words, self.at
+        for word in range(self.SIZE):
+            if word != OWNER:
+                words[at + word] += old[old_at + word]
+                old[old_at + word] = 0
+        self.words, self.at = words, at
+
+
+class RouteRecord(Record):
+    """A route's record: connections from the moment on in which their route was known."""
+
+    __slots__ = ()
+
+    def opened(self) -> None:
+        """A connection has asked for this route."""
+        words, at = self.words, self.at
+        words[at] += 1
+        words[at + CONNECTIONS] += 1
+
+    def closed(self, up: int, down: int, failed: bool) -> None:
+        """A connection is over, for better or worse, with so many bytes moved."""
+        words, at = self.words, self.at
+        words[at] -= 1
+        if failed:
+            words[at + FAILURES] += 1
+        if up or down:
+            words[at + BYTES_UP] += up
+            words[at + BYTES_DOWN] += down
+
+
+R = TypeVar("R", bound=Record)
+
+
+class RecordBook(Generic[R]):
+    """All records of one kind that this acceptor counts in, one per key. A record that nobody holds is forgotten."""
+
+    def __init__(
+        self, make: Callable[[str], R], areas: Sequence[RecordArea] = (), own: RecordArea | None = None
+    ) -> None:
+        """`areas` are those of all acceptors, and `own` is one of them; without, all records are private."""
+        self._make = make
+        self._views = tuple(area.words for area in areas)
+        self._own = own
+        self._by_key: WeakValueDictionary[str, R] = WeakValueDictionary()
+        self._by_number: WeakValueDictionary[int, R] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def record(self, key: str, number: int = -1) -> R:
+        """Return the record of `key`, the same one for as long as somebody holds it. -1 changes no number."""
+        record = self._by_key.get(key)
+        if record is None:
+            record = self._by_key[key] = self._make(key)
+        own = self._own
+        if own is not None and 0 <= number < own.capacity and number != record.number:
+            former = self._by_number.get(number)
+            if former is not None:
+                former.make_private()
+            if record.number >= 0:
+                self._by_number.pop(record.number, None)
+            record.take(own, self._views, number)
+            self._by_number[number] = record
+        return record
