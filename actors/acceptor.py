@@ -270,6 +270,7 @@ class Acceptor(Actor):
         assert state is not None, "a plan needs a state to serve in"
         state.plan = plan
         state.host.resize_buffer(plan.read_buffer_size)
+        state.access_log.rate = plan.access_log_rate
         for seat in self._seats:
             seat.follow(plan)
 

@@ -3,8 +3,8 @@
 An actor's life: make it, `start` it, serve its mailbox, say that it is ready; then, when told to stop, `stop` it
 within the grace it is given and exit with 0. It is told by the supervisor over the lifeline, or by the end of the
 lifeline (the supervisor is gone; the grace is then the actor's own). A second stop can only shorten the grace of the
-first. SIGINT, SIGHUP and SIGTERM are ignored: a terminal or a service manager sends them to all processes at once, and
-the supervisor is the one to decide what then happens, in which order and how fast.
+first. The signals that mean something to the supervisor are ignored: a terminal or a service manager sends them to all
+processes at once, and the supervisor is the one to decide what then happens, in which order and how fast.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run_actor(birth: Birth, make_actor: Callable[[], Actor], *, own_grace_s: flo
     Raises SystemExit(1) when it could not run; what went wrong is then logged and told to the supervisor.
     """
     name_process(birth.name)
-    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         ended_well = runner.run(_Life(birth, own_grace_s).live(make_actor))

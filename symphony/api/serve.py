@@ -31,11 +31,13 @@ from symphony.config.source import find_file
 from symphony.demo.files import Demo, write_demo
 from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock, mailbox_path, prepare_runtime_dir
 from symphony.mailbox.client import MailboxError
-from symphony.observe.logs import LogFormat, configure_logging, name_process
+from symphony.observe.line_sink import LineSink
+from symphony.observe.logs import LogFormat, configure_logging, name_process, reopen_log
 from symphony.routing.snapshot_store import SnapshotStore
 from symphony.version import __version__
 
 SUPERVISOR = "supervisor"
+STDERR = 2
 _RELOAD_WITHIN_S = 60.0
 # A stopping acceptor first takes what waits in its queues; after so long, nobody is let in any more.
 _REFUSE_AFTER_S = 0.25
@@ -55,6 +57,7 @@ class Launch:
     log_format: LogFormat
     log_level: str
     watch: bool | None = None
+    log_file: str = ""
 
     @property
     def overrides(self) -> dict[str, object]:
@@ -68,7 +71,9 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
 
     Raises :class:`ConfigError`, RuntimeDirError, MailboxPathError or OSError when it cannot start.
     """
-    configure_logging(launch.log_format, launch.log_level)
+    # As standard error, so that what is not the log's - the last words of a dying interpreter - is in the file, too.
+    sink = LineSink(descriptor=STDERR, path=launch.log_file)
+    configure_logging(launch.log_format, launch.log_level, sink)
     name_process(SUPERVISOR)
     setproctitle.setproctitle(f"symphony: {SUPERVISOR}")
     if launch.demo:
@@ -166,6 +171,7 @@ async def _run(
         loop.add_signal_handler(number, stop.request)
     reloads = _Reloads(instance.runtime_dir)
     loop.add_signal_handler(signal.SIGHUP, reloads.begin)
+    loop.add_signal_handler(signal.SIGUSR1, reopen_log)
     return await supervisor.run()
 
 

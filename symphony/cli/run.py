@@ -30,6 +30,12 @@ from symphony.cli.places import default_runtime_dir
     default="info",
     show_default=True,
 )
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Log there and not to stderr; opened again on SIGUSR1, and within a second of being moved away.",
+)
 def command(
     config_file: str | None,
     demo: bool,
@@ -38,6 +44,7 @@ def command(
     runtime_dir: str | None,
     log_format: str,
     log_level: str,
+    log_file: str | None,
 ) -> None:
     """Start the proxy and stay in the foreground."""
     from symphony.api.serve import Launch, serve
@@ -55,6 +62,7 @@ def command(
         log_format="json" if log_format == "json" else "console",
         log_level=log_level,
         watch=watch,
+        log_file=os.path.abspath(log_file) if log_file is not None else "",
     )
     try:
         clean = serve(launch, announce=click.echo)

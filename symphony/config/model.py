@@ -190,6 +190,14 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
     ] = 30000
 
 
+class AccessLog(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One log line for each connection at its end."""
+
+    rate: Annotated[
+        float, Meta(ge=0, le=1, description="The part of all connections that is written down.")
+    ] = 1.0
+
+
 class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A whole configuration file."""
 
@@ -206,5 +214,8 @@ class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit
         bool, Meta(description="Reload by itself when this file, or one that it names, has changed.")
     ] = True
     runtime_dir: Annotated[str | None, Meta(description="Sockets, lock and state; mode 0700.")] = None
+    access_log: Annotated[
+        AccessLog | None, Meta(description="A log line for each connection; without it, only for failures.")
+    ] = None
     listeners: tuple[Listener, ...]
     routes: tuple[Route, ...] = ()

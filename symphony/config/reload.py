@@ -102,6 +102,7 @@ class _Combination:
             version=self._previous.version,
             read_buffer_size=self._new.read_buffer_size,
             drain_timeout_ms=self._new.drain_timeout_ms,
+            access_log_rate=self._new.access_log_rate,
             listeners=listeners,
             routes=routes,
             policies=policies,

@@ -329,6 +329,7 @@ class _Resolver:
             version=1,
             read_buffer_size=config.read_buffer_size,
             drain_timeout_ms=config.drain_timeout_ms,
+            access_log_rate=config.access_log.rate if config.access_log is not None else 0.0,
             listeners=tuple(listeners),
             routes=tuple(routes),
             policies=policies,

@@ -134,6 +134,7 @@ class Snapshot(Struct, frozen=True, array_like=True):
     networks: dict[str, bytes] = {}
     upstream_numbering: Numbering = Numbering()
     route_numbering: Numbering = Numbering()
+    access_log_rate: float = 0.0
 
 
 def listed_networks(listeners: Iterable[ListenerEntry]) -> set[str]:

@@ -28,6 +28,7 @@ from enum import Enum
 from typing import Any
 
 from symphony.connection import identity
+from symphony.connection.access_log import Entry
 from symphony.connection.connector import Connector
 from symphony.connection.held import Held
 from symphony.connection.introduction import Introduction
@@ -87,6 +88,7 @@ class Connection:
         "_client",
         "_connector",
         "_destination",
+        "_entry",
         "_fd",
         "_guard",
         "_id",
@@ -113,6 +115,7 @@ class Connection:
         self._client = client
         self._fd = client.fileno()
         self._phase = Phase.PEEKING
+        self._entry: Entry | None = None
         self._peeked = 0
         self._wanted = 0
         self._guard: Guard | None = None
@@ -141,6 +144,8 @@ class Connection:
         """Begin; everything may be over before this returns."""
         state, seat = self._state, self._seat
         state.ledger.opened(self, seat.slot)
+        if state.access_log.rate:
+            self._entry = state.access_log.open_entry(state.host.loop.time())
         if seat.max_connections and state.is_full(seat):
             self._fail(Reason.MAX_CONNECTIONS)
             return
@@ -332,6 +337,8 @@ class Connection:
             ledger.count(HANDSHAKES)
             if library.is_resumed(session):
                 ledger.count(RESUMED)
+            if self._entry is not None:
+                self._entry.shaken(session, self._state.host.loop.time())
             assert self._route is not None, "a handshake has a route"
             self._connect(self._route)
             return
@@ -399,6 +406,8 @@ class Connection:
         self.fingerprints = None  # and with it the ClientHello
         self._slot = slot
         self._phase = Phase.RELAYING
+        if self._entry is not None:
+            self._entry.connected_at = state.host.loop.time()
         session, self._session = self._session, None
         if session is None:
             self._relay = relay = PassthroughRelay(state.host, self, self._client, upstream, seat.silence)
@@ -415,19 +424,24 @@ class Connection:
         """The relay is over, and has closed both sockets."""
         self._relay = None
         self._phase = Phase.CLOSED
-        ledger = self._state.ledger
-        ledger.moved(relay.bytes_up, relay.bytes_down)
+        state = self._state
+        state.ledger.moved(relay.bytes_up, relay.bytes_down)
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.record.closed(relay.bytes_up, relay.bytes_down)
         if self._account is not None:
             self._account.closed(relay.bytes_up, relay.bytes_down, reason is not None)
-        if reason is not None:
+        entry = self._entry
+        if reason is not None or entry is not None:
             more: dict[str, object] = {"upstream": slot.upstream.label if slot is not None else ""}
             if reason is Reason.TLS_ERROR:
                 more["detail"] = library.last_error()
-            ledger.failed(reason, self, self._seat.slot, **more)
-        ledger.closed(self, self._seat.slot)
+            if entry is not None:
+                more["bytes_up"], more["bytes_down"] = relay.bytes_up, relay.bytes_down
+                state.access_log.write(self, entry, state.host.loop.time(), reason, **more)
+            if reason is not None:
+                state.ledger.failed(reason, self, self._seat.slot, told=entry is not None, **more)
+        state.ledger.closed(self, self._seat.slot)
 
     def on_timer(self) -> None:
         """The time for everything before the relay is up."""
@@ -479,10 +493,10 @@ class Connection:
             state.blocks.tell(reason, self._seat.id, self.peer[0], self.server_name, known)
         if self._account is not None:
             self._account.closed(0, 0, True)
-        if detail:
-            state.ledger.failed(reason, self, self._seat.slot, detail=detail)
-        else:
-            state.ledger.failed(reason, self, self._seat.slot)
+        more = {"detail": detail} if detail else {}
+        if self._entry is not None:
+            state.access_log.write(self, self._entry, state.host.loop.time(), reason, **more)
+        state.ledger.failed(reason, self, self._seat.slot, told=self._entry is not None, **more)
         state.ledger.closed(self, self._seat.slot)
 
     def facts(self) -> dict[str, object]:
@@ -498,4 +512,7 @@ class Connection:
             facts["sni"] = self.server_name.decode("ascii", "backslashreplace")
         if self._route is not None:
             facts["route"] = self._route.name
+        ja3, ja4 = ("", "") if self.fingerprints is None else self.fingerprints.known
+        if ja3 or ja4:
+            facts["ja3"], facts["ja4"] = ja3, ja4
         return facts

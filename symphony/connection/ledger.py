@@ -83,17 +83,27 @@ class Ledger:
         values[BYTES_UP] += up
         values[BYTES_DOWN] += down
 
-    def failed(self, reason: Reason, connection: Describable, listener_slot: int, **more: object) -> None:
+    def failed(
+        self,
+        reason: Reason,
+        connection: Describable,
+        listener_slot: int,
+        *,
+        told: bool = False,
+        **more: object,
+    ) -> None:
         """Count why a connection ended early, and log it unless too many lines were logged just now.
 
-        What clients do wrong is told at level info, what upstreams do wrong at level warning. `more` are facts that
-        the connection does not know itself.
+        With `told`, the access log has its line already. What clients do wrong is told at level info, what upstreams do
+        wrong at level warning. `more` are facts that the connection does not know itself.
         """
         values = self.values
         values[REASON_SLOT[reason]] += 1
         blocked = BLOCKED_SLOT.get(reason)
         if blocked is not None:
             values[listener_slot + blocked] += 1
+        if told:
+            return
         left_out = self._throttle.allow()
         if left_out is None:
             return

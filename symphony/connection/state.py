@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from symphony.connection.access_log import AccessLog
 from symphony.connection.held import HoldTable
 from symphony.connection.ids import ConnectionIds
 from symphony.connection.ledger import Ledger
@@ -75,6 +76,7 @@ class ServingState:
     """One per acceptor. `plan` is replaced as a whole."""
 
     __slots__ = (
+        "access_log",
         "base",
         "blocks",
         "events",
@@ -107,6 +109,7 @@ class ServingState:
         self.pages = pages
         self.resolver = Resolver(host.loop)
         self.events = EventHub()
+        self.access_log = AccessLog()
         self.blocks = BlockEvents(self.events)
         self.held = HoldTable(host.loop.time, self.events)
         self.ids = ConnectionIds(acceptor)

@@ -7,23 +7,28 @@ are: whoever logs bytes decodes them first.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO, Any, Literal
 
 import msgspec
 import structlog
 from structlog.typing import Processor
 
+from symphony.observe.line_sink import RETRY_S, LineSink
+
 LogFormat = Literal["console", "json"]
 LEVELS = ("debug", "info", "warning", "error")
 _LEVEL_NAMES = {"warn": "warning", "exception": "error", "critical": "error"}
 
 _process = ""
+_sink: LineSink | None = None
 
 
 def name_process(name: str) -> None:
@@ -32,7 +37,13 @@ def name_process(name: str) -> None:
     _process = name
 
 
-def configure_logging(format: LogFormat, level: str, stream: IO[str] | None = None) -> None:
+def reopen_log() -> None:
+    """Open the log file of this process anew, if it logs to one: after it was moved away."""
+    if _sink is not None:
+        _sink.reopen()
+
+
+def configure_logging(format: LogFormat, level: str, stream: IO[str] | LineSink | None = None) -> None:
     """Log from now on, in this process and those forked from it, to `stream` (default: stderr).
 
     `level` is one of :data:`LEVELS`. Console lines are coloured on a terminal only, and never when ``NO_COLOR``
@@ -53,6 +64,10 @@ def configure_logging(format: LogFormat, level: str, stream: IO[str] | None = No
         plain = structlog.dev.plain_traceback
         render = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
     processors: list[Processor] = [_stamp, *render]
+    global _sink
+    _sink = stream if isinstance(stream, LineSink) else None
+    if isinstance(stream, LineSink):
+        stream.lost = partial(_tell_lost, processors)
     lines = _Lines(stream)
     structlog.configure(
         processors=processors,
@@ -68,11 +83,22 @@ def configure_logging(format: LogFormat, level: str, stream: IO[str] | None = No
     root.setLevel(number)
 
 
+def _tell_lost(processors: list[Processor], count: int) -> str:
+    event: Any = {"event": "log_lines_lost", "lines": count}
+    for process in processors:
+        event = process(None, "warning", event)
+    return f"{event}\n"
+
+
 class _Lines:
     """Writes finished lines. One that cannot be written is lost, and whoever logged it goes on."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str] | LineSink) -> None:
         self._stream = stream
+        self._sink = stream if isinstance(stream, LineSink) else None
+        self._retrying = False
+        if self._sink is not None:
+            os.register_at_fork(after_in_child=self._forked)
 
     def msg(self, line: str) -> None:
         try:
@@ -83,6 +109,26 @@ class _Lines:
             ValueError,
         ):  # nobody reads the pipe any more, the disk is full, the stream is closed
             pass
+        if self._sink is not None and self._sink.waiting and not self._retrying:
+            self._retry_later()
+
+    def _retry_later(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # the next line tries again
+        self._retrying = True
+        loop.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        if self._sink is not None and not self._sink.flush_waiting():
+            self._retry_later()
+
+    def _forked(self) -> None:
+        self._retrying = False
+        if self._sink is not None:
+            self._sink.forget_waiting()
 
     debug = info = warning = error = critical = msg
 

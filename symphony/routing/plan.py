@@ -84,13 +84,22 @@ class PlannedRoute:
 class Plan:
     """What an acceptor serves: one version of everything. `guards` has one per listener, None for no protection."""
 
-    __slots__ = ("drain_timeout_s", "guards", "listeners", "read_buffer_size", "table", "version")
+    __slots__ = (
+        "access_log_rate",
+        "drain_timeout_s",
+        "guards",
+        "listeners",
+        "read_buffer_size",
+        "table",
+        "version",
+    )
 
     def __init__(
         self, snapshot: Snapshot, table: RouteTable[PlannedRoute], guards: Mapping[str, Guard | None]
     ) -> None:
         self.version = snapshot.version
         self.read_buffer_size = snapshot.read_buffer_size
+        self.access_log_rate = snapshot.access_log_rate
         self.drain_timeout_s = snapshot.drain_timeout_ms / 1000
         self.listeners: dict[str, tuple[int, ListenerEntry]] = {
             entry.id: (index, entry) for index, entry in enumerate(snapshot.listeners)
