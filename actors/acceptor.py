@@ -17,7 +17,7 @@ from structlog import get_logger
 
 from actors.runtime import Actor, Birth, CannotRun, run_actor
 from symphony.config.snapshot import Snapshot
-from symphony.connection.accepting import AcceptLoop
+from symphony.connection.accepting import CONNECTION_KINDS, AcceptLoop
 from symphony.connection.adoption import ADOPT_AFTER_S, Neighbourhood
 from symphony.connection.housekeeping import GarbageClock
 from symphony.connection.ledger import Ledger
@@ -97,7 +97,8 @@ class Acceptor(Actor):
         self._arrived = asyncio.Event()
         self._applying: asyncio.Task[None] | None = None
         self._seats = [
-            ListenerSeat(id, settings.addresses[id], self._page.listener_slot(id)) for id in settings.sockets
+            ListenerSeat(id, settings.addresses[id], self._page.listener_slot(id), CONNECTION_KINDS)
+            for id in settings.sockets
         ]
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_report)
@@ -184,6 +185,7 @@ class Acceptor(Actor):
 
     async def _drain(self, state: ServingState, patience_s: float) -> None:
         ledger = state.ledger
+        ledger.stop()
         emptied = asyncio.Event()
         ledger.on_empty = emptied.set
         if ledger.open:

@@ -34,6 +34,26 @@ def check_host(listener: Listener, place: str, problems: list[Problem]) -> str:
     return host
 
 
+def check_mode(listener: Listener, place: str, problems: list[Problem]) -> None:
+    """Find keys of a listener that mean nothing in its mode."""
+    if listener.mode == "tls":
+        if listener.redirect_port is not None:
+            text = 'means nothing without mode = "http": expected both or neither'
+            problems.append(Problem(f"{place}.redirect_port", text))
+        return
+    protection = listener.protection
+    for key, given in (
+        ("default_cert", listener.default_cert is not None),
+        ("mtls", listener.mtls is not None),
+        ("protection.ja3_blocklist", bool(protection.ja3_blocklist)),
+        ("protection.ja4_blocklist", bool(protection.ja4_blocklist)),
+        ("protection.require_sni", protection.require_sni),
+    ):
+        if given:
+            text = f'cannot be used with mode = "http", where there is no TLS: expected no {key}, or mode = "tls"'
+            problems.append(Problem(f"{place}.{key}", text))
+
+
 def check_addresses(listeners: Sequence[tuple[str, str, int]], problems: list[Problem]) -> None:
     """Find two listeners that cannot both be bound. Each is (place, normalised host, port).
 

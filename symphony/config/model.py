@@ -146,6 +146,14 @@ class Listener(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, om
         tuple[str, ...],
         Meta(description="The networks that PROXY headers are taken from; all others are refused."),
     ] = ()
+    mode: Annotated[
+        Literal["tls", "http"],
+        Meta(description="`http`: plain HTTP, which is redirected to https, but for ACME challenges."),
+    ] = "tls"
+    redirect_port: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)] | None,
+        Meta(description='With `mode = "http"`: the port that redirects name; default: 443.'),
+    ] = None
 
 
 class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

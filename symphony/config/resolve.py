@@ -18,6 +18,7 @@ from msgspec import Struct
 from symphony.config.check import (
     check_addresses,
     check_host,
+    check_mode,
     check_route,
     check_upstream,
     render_address,
@@ -35,6 +36,9 @@ from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPol
 from symphony.config.source import Document, read_document
 from symphony.config.wording import quoted
 from symphony.watch.files import SeenFile, Sightings
+
+HTTPS_PORT = 443
+"""Where redirects of a plain HTTP listener lead when the file does not say."""
 
 _ROUTE_PLACE = re.compile(r"routes\[(\d+)\]")
 _ELEMENT_PLACE = re.compile(r"(listeners|routes)\[(\d+)\]")
@@ -183,16 +187,20 @@ class _Resolver:
 
     def _resolve_listeners(
         self, listeners: list[tuple[int, Listener]]
-    ) -> tuple[list[ListenerEntry], list[tuple[str, str]]]:
-        """Return the entries, and for each the digests of its default identity and client authority."""
+    ) -> tuple[list[ListenerEntry], list[tuple[str, str] | None]]:
+        """Return the entries, and for each the digests of its default identity and client authority.
+
+        None stands for a listener without TLS.
+        """
         entries: list[ListenerEntry] = []
-        defaults: list[tuple[str, str]] = []
+        defaults: list[tuple[str, str] | None] = []
         addresses: list[tuple[str, str, int]] = []
         seen: dict[str, int] = {}
         for index, listener in listeners:
             place = f"listeners[{index}]"
             host = check_host(listener, place, self._problems)
             check_trusted_proxies(listener, place, self._problems, self._warnings)
+            check_mode(listener, place, self._problems)
             addresses.append((place, host, listener.port))
             name = render_address(host, listener.port)
             count = seen[name] = seen.get(name, 0) + 1
@@ -209,6 +217,8 @@ class _Resolver:
                         listener.protection, f"{place}.protection", self._networks, self._problems
                     ),
                     trusted_proxies=listener.trusted_proxies if listener.accept_proxy_protocol else (),
+                    mode=listener.mode,
+                    redirect_port=listener.redirect_port or HTTPS_PORT,
                 )
             )
             identity = authority = ""
@@ -218,7 +228,7 @@ class _Resolver:
                 )
             if listener.mtls is not None:
                 authority = self._credentials.client_authority(listener.mtls, f"{place}.mtls", self._problems)
-            defaults.append((identity, authority))
+            defaults.append((identity, authority) if listener.mode == "tls" else None)
         check_addresses(addresses, self._problems)
         return entries, defaults
 
@@ -271,9 +281,9 @@ class _Resolver:
         self,
         resolved: list[tuple[int, tuple[RouteEntry, TlsPolicy]]],
         listeners: list[ListenerEntry],
-        defaults: list[tuple[str, str]],
+        defaults: list[tuple[str, str] | None],
     ) -> tuple[list[RouteEntry], tuple[TlsPolicy, ...]]:
-        """Give every route its policy on each listener; find routes that have none.
+        """Give every route its policy on each TLS listener; find routes that have none there.
 
         That is looked for only when the listeners are in order: one at fault may be the one with the certificate.
         """
@@ -289,8 +299,8 @@ class _Resolver:
                 policies = columns.get((own, suspended))
                 if policies is None:
                     policies = columns[own, suspended] = tuple(
-                        self._policy_index(own, identity, authority, suspended)
-                        for identity, authority in defaults
+                        -1 if default is None else self._policy_index(own, *default, suspended)
+                        for default in defaults
                     )
                 if certain and -1 in policies:
                     self._report_uncovered(index, policies, listeners)
@@ -311,14 +321,18 @@ class _Resolver:
         self, index: int, policies: tuple[int, ...], listeners: list[ListenerEntry]
     ) -> None:
         place = f"routes[{index}].cert"
+        without = [
+            listener.id
+            for listener, policy in zip(listeners, policies, strict=True)
+            if policy == -1 and listener.mode == "tls"
+        ]
+        if not without:
+            return
         if all(policy == -1 for policy in policies):
             text = "is missing, and no listener has a default_cert: expected one of them, or terminate_tls = false"
             self._add([Problem(place, text)])
             return
-        without = ", ".join(
-            listener.id for listener, policy in zip(listeners, policies, strict=True) if policy == -1
-        )
-        text = f"is missing, and so is the default_cert of {without}: the route will not be served there"
+        text = f"is missing, and so is the default_cert of {', '.join(without)}: the route will not be served there"
         self._warnings.add(place, text)
 
     def _snapshot(self, config: Config, listeners: list[ListenerEntry], routes: list[RouteEntry]) -> Snapshot:

@@ -72,6 +72,7 @@ class ListenerEntry(Struct, frozen=True, array_like=True):
     """A listener. `id` is ``host:port`` as configured (with ``#n`` where port 0 repeats it).
 
     `trusted_proxies` is empty unless connections come with PROXY headers, and then names who may send them.
+    `mode` is ``tls`` or ``http``; `redirect_port` is for the latter.
     """
 
     id: str
@@ -83,13 +84,16 @@ class ListenerEntry(Struct, frozen=True, array_like=True):
     half_close_timeout_ms: int = 60000
     protection: ProtectionEntry = ProtectionEntry()
     trusted_proxies: tuple[str, ...] = ()
+    mode: str = "tls"
+    redirect_port: int = 443
 
 
 class RouteEntry(Struct, frozen=True, array_like=True):
     """A route. `sni` is normalised: lower-case A-labels, ``*.suffix``, or "" for the default.
 
     `policies` has one index into :attr:`Snapshot.policies` per listener, in the order of
-    :attr:`Snapshot.listeners`; -1 where the route has no certificate on that listener. It is empty for passthrough.
+    :attr:`Snapshot.listeners`; -1 where the route has no certificate on that listener, or the listener takes plain
+    HTTP. It is empty for passthrough.
     `rate` is in connections per second, 0.0 for no limit. `forward_fingerprint` is empty unless the header carries it.
     With `suspend_timeout_ms` above 0 the route is suspended: it may then have no upstreams, and it has policies for
     passthrough too, since a connection may be terminated after all.

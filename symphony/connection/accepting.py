@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 from structlog import get_logger
 
 from symphony.connection.connection import Connection
-from symphony.connection.state import ListenerSeat, ServingState
+from symphony.connection.plain_http import HttpConnection
+from symphony.connection.state import ConnectionKind, ListenerSeat, ServingState
 from symphony.observe.reasons import Reason
 
 PAUSE_S = 0.1
 """How long accepting rests when the process or the machine has no descriptor or memory left."""
 
 COMPLAIN_EVERY_S = 10.0
+
+CONNECTION_KINDS: Mapping[str, ConnectionKind] = {"tls": Connection, "http": HttpConnection}
+"""By the mode of a listener."""
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -83,7 +88,8 @@ class AcceptLoop:
             return False
         client = socket.SocketType(self._family, _STREAM, _TCP, descriptor)
         client.setblocking(False)
-        Connection(self._state, self._seat, client, peer).start()
+        seat = self._seat
+        seat.connection(self._state, seat, client, peer).start()
         return True
 
     def _rest(self, error: OSError) -> None:

@@ -40,18 +40,28 @@ class Describable(Protocol):
         """What a log line says of it."""
 
 
+class Resting(Abortable, Protocol):
+    """A connection that may be between two requests."""
+
+    def leave(self) -> None:
+        """End in order: no further request is waited for."""
+
+
 class Ledger:
     """Counts into a shared page, and knows every open connection so that a stop can wait for them and end them.
 
-    `on_empty` is called whenever the last open connection is over.
+    `on_empty` is called whenever the last open connection is over. `resting` are those of the open connections that
+    wait for nothing but a next request, if one comes.
     """
 
-    __slots__ = ("_throttle", "on_empty", "open", "page", "values")
+    __slots__ = ("_throttle", "on_empty", "open", "page", "resting", "stopping", "values")
 
     def __init__(self, page: CounterPage) -> None:
         self.page = page
         self.values = page.values
         self.open: set[Abortable] = set()
+        self.resting: set[Resting] = set()
+        self.stopping = False
         self.on_empty: Callable[[], None] | None = None
         self._throttle = Throttle(LINES_PER_SECOND)
 
@@ -72,6 +82,12 @@ class Ledger:
         self.open.discard(connection)
         if self.on_empty is not None and not self.open:
             self.on_empty()
+
+    def stop(self) -> None:
+        """End the connections that rest, now; those that would come to rest see `stopping` and end instead."""
+        self.stopping = True
+        for connection in tuple(self.resting):
+            connection.leave()
 
     def count(self, slot: int) -> None:
         """Add one to a total that is no reason, such as HANDSHAKES."""

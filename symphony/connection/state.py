@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from symphony.connection.access_log import AccessLog
@@ -28,26 +29,47 @@ class Limiter(Protocol):
         """Call `callback` with the decision, at once or later, exactly once."""
 
 
+class Startable(Protocol):
+    """A connection that was just accepted."""
+
+    def start(self) -> None:
+        """Begin; everything may be over before this returns."""
+
+
+ConnectionKind = Callable[["ServingState", "ListenerSeat", socket.SocketType, Any], Startable]
+"""Makes a connection of a non-blocking socket and its peer's address as ``accept`` gave it."""
+
+
 class ListenerSeat:
     """A listener as one acceptor serves it; the settings follow the plan in service.
 
-    `index` is the listener's place in the plan, and so in every route's `contexts`. `trusted_proxies` is None where
-    clients connect themselves, and not through a proxy that sends PROXY headers.
+    `index` is the listener's place in the plan, and so in every route's `contexts`; `connection` makes the connections
+    that are accepted from now on. `trusted_proxies` is None where clients connect themselves, and not through a proxy
+    that sends PROXY headers.
     """
 
     __slots__ = (
+        "_kinds",
         "address",
+        "connection",
         "guard",
         "handshake_limit_s",
         "id",
         "index",
         "max_connections",
+        "redirect_port",
         "silence",
         "slot",
         "trusted_proxies",
     )
 
-    def __init__(self, listener_id: str, address: str, slot: int) -> None:
+    def __init__(
+        self, listener_id: str, address: str, slot: int, kinds: Mapping[str, ConnectionKind]
+    ) -> None:
+        """`kinds` has what makes connections, by the listener's mode."""
+        self._kinds = kinds
+        self.connection = kinds["tls"]
+        self.redirect_port = 443
         self.id = listener_id
         self.address = address
         self.slot = slot
@@ -70,6 +92,8 @@ class ListenerSeat:
         self.handshake_limit_s = entry.handshake_timeout_ms / 1000
         self.guard = plan.guards[self.id]
         self.trusted_proxies = CidrSet(entry.trusted_proxies) if entry.trusted_proxies else None
+        self.connection = self._kinds[entry.mode]
+        self.redirect_port = entry.redirect_port
 
 
 class ServingState:

@@ -49,6 +49,17 @@ class Reason(StrEnum):
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     HANDSHAKE_ABANDONED = "handshake_abandoned"
     CLIENT_CERTIFICATE_REFUSED = "client_certificate_refused"
+    # On a plain HTTP listener
+    HTTP_ABANDONED = "http_abandoned"  # closed in the middle of a request
+    HTTP_TIMEOUT = "http_timeout"  # a request did not become whole in time
+    HTTP_MALFORMED = "http_malformed"
+    HTTP_HEAD_TOO_LONG = "http_head_too_long"
+    HTTP_VERSION = "http_version"  # neither HTTP/1.0 nor HTTP/1.1
+    HTTP_NO_HOST = "http_no_host"
+    HTTP_BAD_HOST = "http_bad_host"  # neither a name nor an address
+    TLS_ON_PLAIN_PORT = "tls_on_plain_port"
+    CHALLENGE_REFUSED = "challenge_refused"  # another method than GET and HEAD, or a body
+    UNKNOWN_HOST = "unknown_host"  # a challenge for a name that has no route
     # Upstream
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_MISSING = "upstream_missing"
@@ -56,6 +67,7 @@ class Reason(StrEnum):
     UPSTREAM_BUSY = "upstream_busy"
     UPSTREAM_UNRESOLVED = "upstream_unresolved"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_BAD_ANSWER = "upstream_bad_answer"  # to a challenge: not HTTP, cut short, or none at all
     # While bytes flow
     CLIENT_RESET = "client_reset"
     UPSTREAM_RESET = "upstream_reset"

@@ -88,6 +88,8 @@ def snapshot(
     protection: ProtectionEntry = UNPROTECTED,
     allowlist: Sequence[str] = (),
     blocklist: Sequence[str] = (),
+    mode: str = "tls",
+    redirect_port: int = 443,
 ) -> Snapshot:
     """A snapshot with one listener. `identity`, `client_authority` and `http2` make policy 0, `more` those from 1.
 
@@ -107,6 +109,8 @@ def snapshot(
         handshake_timeout_ms,
         half_close_timeout_ms=half_close_timeout_ms,
         protection=protection,
+        mode=mode,
+        redirect_port=redirect_port,
     )
     policies: list[TlsPolicy] = []
     identities: dict[str, Identity] = {}

@@ -23,6 +23,7 @@ TCP = 'upstreams = [{ kind = "tcp", host = "127.0.0.1", port = 8080 }]'
 CERT = 'cert = { cert_chain_file = "a.pem", private_key_file = "a.key" }'
 DEFAULT_CERT = 'default_cert = { cert_chain_file = "default.pem", private_key_file = "default.key" }'
 LISTENER = f"[[listeners]]\nport = 8443\n{DEFAULT_CERT}\n"
+PLAIN = '[[listeners]]\nport = 8080\nmode = "http"\n'
 
 Write = Callable[[str], str]
 
@@ -177,6 +178,23 @@ def test_free_ports_may_repeat(write: Write) -> None:
     assert [listener.id for listener in snapshot.listeners] == ["0.0.0.0:0", "0.0.0.0:0#2", "127.0.0.1:0"]
 
 
+def test_plain_http_needs_no_certificate(write: Write) -> None:
+    loaded = load(write(PLAIN + LISTENER + PLAIN.replace("8080", "81\nredirect_port = 8443") + route("a")))
+    assert loaded.problems == ()
+    _, snapshot = loaded.require()
+    modes = [(entry.mode, entry.redirect_port) for entry in snapshot.listeners]
+    assert modes == [("http", 443), ("tls", 443), ("http", 8443)]
+    assert snapshot.routes[0].policies == (-1, 0, -1)
+
+
+def test_plain_http_alone(write: Write) -> None:
+    loaded = load(write(PLAIN + route("a") + route("b", TCP, CERT)))
+    assert loaded.problems == ()
+    _, snapshot = loaded.require()
+    assert [entry.policies for entry in snapshot.routes] == [(-1,), (-1,)]
+    assert snapshot.identities == {}
+
+
 def test_overrides_stand_above_the_file(write: Write) -> None:
     path = write('workers = 1\nruntime_dir = "/a"\n' + LISTENER + route("a"))
     config, _ = load(path, overrides={"workers": 4}).require()
@@ -318,6 +336,38 @@ def test_overrides_stand_above_the_file(write: Write) -> None:
         ),
         (LISTENER + 'host = "*"\n' + route("a"), "listeners[0].host", "wildcard"),
         (LISTENER + 'host = "::ffff:1.2.3.4"\n' + route("a"), "listeners[0].host", 'expected "1.2.3.4"'),
+        (LISTENER + 'mode = "http"\n' + route("a"), "listeners[0].default_cert", "there is no TLS"),
+        (PLAIN + 'mtls = { client_ca_cert_file = "ca.pem" }\n' + route("a"), "listeners[0].mtls", "no TLS"),
+        (
+            PLAIN + "protection = { require_sni = true }\n" + route("a"),
+            "listeners[0].protection.require_sni",
+            "no TLS",
+        ),
+        (
+            PLAIN + f'protection = {{ ja3_blocklist = ["{"a" * 32}"] }}\n' + route("a"),
+            "listeners[0].protection.ja3_blocklist",
+            "no TLS",
+        ),
+        (
+            PLAIN
+            + 'protection = { ja4_blocklist = ["t13d1516h2_8daaf6152771_b0da82dd1658"] }\n'
+            + route("a"),
+            "listeners[0].protection.ja4_blocklist",
+            "no TLS",
+        ),
+        (LISTENER + "redirect_port = 8443\n" + route("a"), "listeners[0].redirect_port", 'mode = "http"'),
+        (PLAIN + "redirect_port = 0\n" + route("a"), "listeners[0].redirect_port", "from 1 to 65535"),
+        (PLAIN.replace("http", "htpp") + route("a", TCP, CERT), "listeners[0].mode", 'did you mean "http"?'),
+        (
+            PLAIN + "[[listeners]]\nport = 1\n" + route("a"),
+            "routes[0].cert",
+            "is missing, and no listener has a default_cert",
+        ),
+        (
+            PLAIN + LISTENER + "[[listeners]]\nport = 1\n" + route("a"),
+            "routes[0].cert",
+            "warning: is missing, and so is the default_cert of 0.0.0.0:1:",
+        ),
     ],
 )
 def test_single_problems(write: Write, text: str, place: str, reason: str) -> None:

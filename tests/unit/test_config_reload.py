@@ -189,6 +189,18 @@ def test_listener_settings_are_applied(read: Load) -> None:
     assert policy.client_authority
 
 
+def test_a_listener_changes_its_mode(read: Load) -> None:
+    tls, plain = listener(1, DEFAULT), listener(1, 'mode = "http"', "redirect_port = 8443")
+    other = listener(2, DEFAULT)
+    before = served(read(tls, other, route("a"), route("b", cert("b"))))
+    after = applied(merge(before, read(plain, other, route("a"), route("b", cert("b")))))
+    assert (after.listeners[0].mode, after.listeners[0].redirect_port) == ("http", 8443)
+    assert [policy_of(after, name) for name in "ab"] == [None, None]
+    again = applied(merge(after, read(tls, other, route("a"), route("b", cert("b")))))
+    assert again.listeners == before.listeners
+    assert [policy_of(again, name) for name in "ab"] == [policy_of(before, name) for name in "ab"]
+
+
 def test_new_listeners_wait_for_a_restart(read: Load) -> None:
     before = served(read(listener(1, DEFAULT), route("a")))
     # The new one stands first, so that columns taken by position would be wrong.
