@@ -22,6 +22,7 @@ from typing import Any
 
 from symphony.connection import identity
 from symphony.connection.challenge import ChallengeRelay
+from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.http.front import Answer, Challenge, Ended, RequestFront
 from symphony.observe.counters import BLOCKED_SLOT
@@ -53,6 +54,7 @@ class HttpConnection:
         "_bytes_up",
         "_client",
         "_closing",
+        "_destination",
         "_ended",
         "_fd",
         "_front",
@@ -61,6 +63,7 @@ class HttpConnection:
         "_lingered",
         "_passed",
         "_phase",
+        "_proxy",
         "_relay",
         "_seat",
         "_sent",
@@ -90,6 +93,8 @@ class HttpConnection:
         self._passed = False  # part of an upstream's answer was sent
         self._ended = False  # the client has ended its direction
         self._told = False  # the reason of a failure is counted
+        self._proxy: Any = None
+        self._destination: tuple[str, int] | None = None
         self.peer = peer
         self.server_name: bytes | None = None  # whom a challenge is for
         self.timer_tick = 0
@@ -109,6 +114,18 @@ class HttpConnection:
             self._fail(Reason.MAX_CONNECTIONS)
             return
         state.host.wheel.schedule(self, seat.handshake_limit_s)
+        if seat.trusted_proxies is None:
+            self._begin()
+        elif seat.trusted_proxies.contains(self.peer[0]):
+            ProxyEntry(state.host, self._client, self._entered, self._fail).start()
+        else:
+            self._fail(Reason.UNTRUSTED_PROXY)
+
+    def _entered(self, entered: Entered) -> None:
+        if entered.source is not None:
+            self._proxy = self.peer
+            self.peer = entered.source
+        self._destination = entered.destination
         self._begin()
 
     def _begin(self) -> None:
@@ -225,7 +242,7 @@ class HttpConnection:
 
     def proxy_header(self, kind: str) -> bytes:
         """What an upstream is to read first, of the `kind` that the route asks for."""
-        destination = self._client.getsockname()[:2]
+        destination = self._destination or self._client.getsockname()[:2]
         return identity.proxy_header(kind, self.peer[:2], destination, self.id, self.server_name, None)
 
     def pass_on(self, data: bytes) -> bool:
@@ -347,6 +364,8 @@ class HttpConnection:
             "listener": self._seat.id,
             "peer": f"{self.peer[0]} {self.peer[1]}",
         }
+        if self._proxy is not None:
+            facts["proxy"] = f"{self._proxy[0]} {self._proxy[1]}"
         if self.server_name is not None:
             facts["host"] = self.server_name.decode("ascii")
         if self._relay is not None and self._relay.route is not None:

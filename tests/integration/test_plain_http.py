@@ -24,6 +24,7 @@ from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.http.front import MAX_HEAD
 from symphony.observe.counters import ACCEPTED, BYTES_DOWN, BYTES_UP
 from symphony.observe.reasons import Reason
+from symphony.relay.proxy_protocol import encode_v1
 from symphony.tls.certificate_maker import make_certificate
 from tests.support.acceptor import AcceptorRig, complaints, descriptors, route, running, snapshot, wait_until
 from tests.support.actor_process import ActorProcess, Stage
@@ -537,6 +538,40 @@ def test_the_limit_of_connections() -> None:
         wait_until(lambda: rig.active == 0, "all are over")
         assert rig.failures == {Reason.MAX_CONNECTIONS.value: 1}
         assert complaints(process) == []
+
+
+def test_clients_behind_a_load_balancer() -> None:
+    """The header names the client, to the lists of networks and to the upstream; nobody else may send one."""
+    upstream = UpstreamHost("uds")
+    entry = route("a.test", UdsUpstream(path=upstream.path))
+    entry = msgspec.structs.replace(entry, source_address_header="proxy_protocol")
+    served = snapshot(entry, mode="http", blocklist=["203.0.113.0/24"])
+    listener = msgspec.structs.replace(served.listeners[0], trusted_proxies=("127.0.0.1",))
+    served = msgspec.structs.replace(served, listeners=(listener,))
+    to = ("198.51.100.1", 80)
+    good = encode_v1(("192.0.2.1", 1000), to)
+    with Stage() as stage, running(stage, served) as (rig, process):
+        assert responses(talk(rig.port, good + head("a.test", more="Connection: close\r\n")))[0].status == 301
+        with connect(rig.port) as sock:
+            for byte in good + head("a.test", CHALLENGE):
+                sock.send(bytes([byte]))
+            server = upstream.accept()
+            assert server.receive().startswith(good + b"GET ")
+            server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert responses(receive_all(PlainPeer(sock)))[0].status == 204
+            server.sock.close()
+        with connect(rig.port) as sock:
+            sock.sendall(encode_v1(("203.0.113.9", 1000), to) + head("a.test"))
+            assert ended_by_reset(sock)
+        with connect(rig.port) as sock:
+            sock.sendall(head("a.test"))
+            assert ended_by_reset(sock)
+        assert is_turned_away("127.0.0.2", rig.port)
+        wait_until(lambda: rig.active == 0, "all are over")
+        reasons = (Reason.CIDR_BLOCKED, Reason.MALFORMED_PROXY_HEADER, Reason.UNTRUSTED_PROXY)
+        assert rig.failures == {reason.value: 1 for reason in reasons}
+        assert complaints(process) == []
+    upstream.close()
 
 
 def test_networks_that_are_refused() -> None:
