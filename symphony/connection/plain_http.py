@@ -3,6 +3,7 @@
 What is decided is decided by :mod:`symphony.http.front`; this moves the bytes. As with every connection, what happens
 next is which handler is installed, and one entry in the timer wheel bounds it:
 
+    ENTERING    behind a load balancer: read its PROXY header, which says who the client is
     READING     requests are taken and redirected. A request's head must be whole within the listener's handshake
                 limit, from accept or from its first byte; between two requests the idle limit holds
     FORWARDING  an upstream answers a challenge (:mod:`symphony.connection.challenge`); the client is not read any more
@@ -40,6 +41,7 @@ LINGER_BYTES = 1 << 20
 class Phase(Enum):
     """Where a connection is on its way; see the module."""
 
+    ENTERING = "entering"
     READING = "reading"
     FORWARDING = "forwarding"
     LINGERING = "lingering"
@@ -117,6 +119,7 @@ class HttpConnection:
         if seat.trusted_proxies is None:
             self._begin()
         elif seat.trusted_proxies.contains(self.peer[0]):
+            self._phase = Phase.ENTERING
             ProxyEntry(state.host, self._client, self._entered, self._fail).start()
         else:
             self._fail(Reason.UNTRUSTED_PROXY)
@@ -126,6 +129,7 @@ class HttpConnection:
             self._proxy = self.peer
             self.peer = entered.source
         self._destination = entered.destination
+        self._phase = Phase.READING
         self._begin()
 
     def _begin(self) -> None:
@@ -278,6 +282,8 @@ class HttpConnection:
         """The time for what is waited for is up."""
         if self._phase is Phase.LINGERING:
             self._close()
+        elif self._phase is Phase.ENTERING:
+            self._fail(Reason.PROXY_HEADER_TIMEOUT)
         elif self._unsent:
             self._fail(Reason.IDLE_TIMEOUT)
         elif self._front.partial:

@@ -545,7 +545,7 @@ def test_clients_behind_a_load_balancer() -> None:
     upstream = UpstreamHost("uds")
     entry = route("a.test", UdsUpstream(path=upstream.path))
     entry = msgspec.structs.replace(entry, source_address_header="proxy_protocol")
-    served = snapshot(entry, mode="http", blocklist=["203.0.113.0/24"])
+    served = snapshot(entry, mode="http", blocklist=["203.0.113.0/24"], handshake_timeout_ms=1000)
     listener = msgspec.structs.replace(served.listeners[0], trusted_proxies=("127.0.0.1",))
     served = msgspec.structs.replace(served, listeners=(listener,))
     to = ("198.51.100.1", 80)
@@ -566,10 +566,17 @@ def test_clients_behind_a_load_balancer() -> None:
         with connect(rig.port) as sock:
             sock.sendall(head("a.test"))
             assert ended_by_reset(sock)
+        with connect(rig.port) as sock:
+            sock.sendall(good[:-1])
+            assert ended_by_reset(sock)
         assert is_turned_away("127.0.0.2", rig.port)
         wait_until(lambda: rig.active == 0, "all are over")
-        reasons = (Reason.CIDR_BLOCKED, Reason.MALFORMED_PROXY_HEADER, Reason.UNTRUSTED_PROXY)
-        assert rig.failures == {reason.value: 1 for reason in reasons}
+        assert rig.failures == {
+            Reason.CIDR_BLOCKED.value: 1,
+            Reason.MALFORMED_PROXY_HEADER.value: 1,
+            Reason.PROXY_HEADER_TIMEOUT.value: 1,
+            Reason.UNTRUSTED_PROXY.value: 1,
+        }
         assert complaints(process) == []
     upstream.close()
 
