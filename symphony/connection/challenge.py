@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 from symphony.connection.connector import Connector
 from symphony.connection.introduction import Introduction
@@ -17,8 +17,8 @@ from symphony.connection.state import ServingState
 from symphony.http.front import Challenge
 from symphony.http.upstream_answer import AnswerError, UpstreamAnswer
 from symphony.observe.reasons import Reason
-from symphony.routing.balancer import UpstreamSlot
 from symphony.routing.plan import PlannedRoute
+from symphony.routing.upstream import UpstreamSlot
 
 READ_SIZE = 65536
 
@@ -33,7 +33,9 @@ _STATUS = {
 
 
 class Client(Protocol):
-    """Who made the request."""
+    """Who made the request. `peer` is its address, as ``accept`` gave it or a load balancer said."""
+
+    peer: Any
 
     def proxy_header(self, kind: str) -> bytes:
         """What an upstream is to read first, of the `kind` that the route asks for."""
@@ -56,6 +58,8 @@ class ChallengeRelay:
 
     __slots__ = (
         "_answer",
+        "_bytes_down",
+        "_bytes_up",
         "_challenge",
         "_client",
         "_connector",
@@ -83,6 +87,7 @@ class ChallengeRelay:
         self._fd = -1
         self._answer: UpstreamAnswer | None = None
         self._unsent = b""
+        self._bytes_up = self._bytes_down = 0
         self._over = False
         self.route: PlannedRoute | None = None
         self.timer_tick = 0
@@ -93,7 +98,9 @@ class ChallengeRelay:
         route = self.route = state.plan.table.lookup(self._challenge.name)
         if route is None:
             self._fail(Reason.UNKNOWN_HOST)
-        elif route.rate:
+            return
+        route.record.opened()
+        if route.rate:
             state.limiter.admit(route.name, route.rate, route.burst, self._admitted)
         else:
             self._connect(route)
@@ -105,6 +112,8 @@ class ChallengeRelay:
 
     def close(self) -> None:
         """Give up what is held."""
+        if self._over:
+            return
         self._over = True
         if self._connector is not None:
             self._connector.cancel()
@@ -115,8 +124,11 @@ class ChallengeRelay:
             self._upstream.close()
             self._upstream = None
         if self._slot is not None:
-            self._slot.active -= 1
+            self._slot.record.closed(self._bytes_up, self._bytes_down)
             self._slot = None
+        if self.route is not None:
+            failed = self._answer is None or not self._answer.complete
+            self.route.record.closed(self._bytes_up, self._bytes_down, failed)
 
     def abort(self, reason: Reason) -> None:
         """A handler of this object has failed."""
@@ -136,7 +148,9 @@ class ChallengeRelay:
 
     def _connect(self, route: PlannedRoute) -> None:
         connected = self._connected if route.source_address_header is None else self._introduce
-        self._connector = connector = Connector(self._state, route.balancer, connected, self._not_connected)
+        self._connector = connector = Connector(
+            self._state, route.balancer, connected, self._not_connected, self._client.peer[0]
+        )
         connector.start()
 
     def _not_connected(self, reason: Reason, detail: str) -> None:
@@ -172,6 +186,7 @@ class ChallengeRelay:
         assert upstream is not None, "a request goes to an upstream"
         try:
             sent = upstream.send(self._unsent)
+            self._bytes_up += sent
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -187,6 +202,7 @@ class ChallengeRelay:
         assert upstream is not None and answer is not None, "an upstream is watched once it is connected"
         try:
             data = upstream.recv(READ_SIZE)
+            self._bytes_down += len(data)
             passed = answer.receive(data)
         except BlockingIOError:
             return

@@ -28,7 +28,7 @@ from symphony.relay.proxy_protocol import encode_v1
 from symphony.tls.certificate_maker import make_certificate
 from tests.support.acceptor import AcceptorRig, complaints, descriptors, route, running, snapshot, wait_until
 from tests.support.actor_process import ActorProcess, Stage
-from tests.support.peers import Background, PlainPeer, UpstreamHost, receive_all, reset
+from tests.support.peers import Background, PlainPeer, UpstreamHost, receive_all, receive_exactly, reset
 from tests.support.proxy_headers import addresses, receive_header
 from tests.support.services import Service
 from tests.support.site import ended_by_reset
@@ -556,7 +556,7 @@ def test_clients_behind_a_load_balancer() -> None:
             for byte in good + head("a.test", CHALLENGE):
                 sock.send(bytes([byte]))
             server = upstream.accept()
-            assert server.receive().startswith(good + b"GET ")
+            assert receive_exactly(server, len(good) + 4) == good + b"GET "
             server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
             assert responses(receive_all(PlainPeer(sock)))[0].status == 204
             server.sock.close()
