@@ -24,6 +24,7 @@ from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.http.front import MAX_HEAD
 from symphony.observe.counters import ACCEPTED, BYTES_DOWN, BYTES_UP
 from symphony.observe.reasons import Reason
+from symphony.observe.records import Totals, add_up
 from symphony.relay.proxy_protocol import encode_v1
 from symphony.tls.certificate_maker import make_certificate
 from tests.support.acceptor import AcceptorRig, complaints, descriptors, route, running, snapshot, wait_until
@@ -518,6 +519,34 @@ def test_an_upstream_is_told_of_the_client_first(kind: str) -> None:
             assert responses(receive_all(PlainPeer(sock)))[0].status == 204
             server.sock.close()
         assert complaints(process) == []
+    upstream.close()
+
+
+def test_challenges_count_for_their_route_and_upstream() -> None:
+    upstream = UpstreamHost("uds")
+    target = UdsUpstream(path=upstream.path)
+    entry = msgspec.structs.replace(route("a.test", target), number=0, upstream_numbers=(0,))
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    with Stage() as stage, running(stage, snapshot(entry, mode="http")) as (rig, _):
+
+        def totals() -> list[Totals]:
+            page = rig.pages[0]
+            return [add_up([page.routes], 0, "a.test"), add_up([page.upstreams], 0, target.label)]
+
+        for whole in (True, False):
+            with connect(rig.port) as sock:
+                sock.sendall(head("a.test", CHALLENGE))
+                server = upstream.accept()
+                request = server.receive()
+                assert [each.active for each in totals()] == [1, 1]
+                server.send(answer if whole else answer[:-1])
+                server.sock.close()
+                ended_by_reset(sock)
+        wait_until(lambda: rig.active == 0, "all are over")
+        for each in totals():
+            assert (each.active, each.connections) == (0, 2)
+            assert (each.bytes_up, each.bytes_down) == (2 * len(request), 2 * len(answer) - 1)
+        assert totals()[0].failures == 1
     upstream.close()
 
 
