@@ -39,8 +39,10 @@ from symphony.messages.held import ListHeld, ResolveHeld
 from symphony.messages.limiter import LimiterReply
 from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
 from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
+from symphony.messages.totals import AcceptorTotals, DescribeTotals
 from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, CounterPage
 from symphony.observe.events import EventHub
+from symphony.observe.page_reader import read_page
 from symphony.observe.reasons import Reason
 from symphony.protection.limiter import RouteLimiter
 from symphony.relay.host import RelayHost, owner_of
@@ -293,6 +295,8 @@ class Acceptor(Actor):
         match message:
             case SubscribeEvents():
                 return self._subscribe_events(state.events, sender)
+            case DescribeTotals():
+                return self._read_totals(state)
             case ListHeld(after):
                 return state.held.page(after)
             case ResolveHeld():
@@ -302,6 +306,20 @@ class Acceptor(Actor):
         events.subscribe(sender)
         sender.on_close(lambda: events.unsubscribe(sender))
         return EventsSubscribed(self._name)
+
+    async def _read_totals(self, state: ServingState) -> AcceptorTotals:
+        """Read this acceptor's page, and those of siblings that are down: nobody else would tell of them."""
+        settings, plan = self._settings, state.plan
+        pages = [
+            await read_page(
+                settings.names[index],
+                settings.pages[index],
+                settings.addresses,
+                plan.routes,
+            )
+            for index in (settings.index, *sorted(self._adopted))
+        ]
+        return AcceptorTotals(plan.version, len(state.held), tuple(pages))
 
     def _describe(self) -> AcceptorDescription:
         values = self._page.values

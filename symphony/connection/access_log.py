@@ -25,7 +25,7 @@ class Describable(Protocol):
 
 
 class Entry:
-    """What the line of one connection will say that nobody remembers otherwise. Times are the event loop's."""
+    """What the line of one connection will say that nobody else remembers. Times are those of ``time.monotonic``."""
 
     __slots__ = ("accepted_at", "alpn", "cipher", "connected_at", "resumed", "shaken_at", "version")
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import socket
 from enum import Enum
+from time import monotonic
 from typing import Any
 
 from symphony.connection import identity
@@ -34,7 +35,7 @@ from symphony.connection.held import Held
 from symphony.connection.introduction import Introduction
 from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
-from symphony.observe.counters import BLOCKED_SLOT, HANDSHAKES, RESUMED
+from symphony.observe.counters import BLOCKED_SLOT
 from symphony.observe.reasons import Reason
 from symphony.observe.records import RouteRecord
 from symphony.protection.guard import Guard, Standing
@@ -85,6 +86,7 @@ class Connection:
 
     __slots__ = (
         "_account",
+        "_began",
         "_client",
         "_connector",
         "_destination",
@@ -116,6 +118,7 @@ class Connection:
         self._fd = client.fileno()
         self._phase = Phase.PEEKING
         self._entry: Entry | None = None
+        self._began = monotonic()
         self._peeked = 0
         self._wanted = 0
         self._guard: Guard | None = None
@@ -145,7 +148,7 @@ class Connection:
         state, seat = self._state, self._seat
         state.ledger.opened(self, seat.slot)
         if state.access_log.rate:
-            self._entry = state.access_log.open_entry(state.host.loop.time())
+            self._entry = state.access_log.open_entry(self._began)
         if seat.max_connections and state.is_full(seat):
             self._fail(Reason.MAX_CONNECTIONS)
             return
@@ -333,12 +336,11 @@ class Connection:
         session = self._session
         returned: int = do_handshake(session)
         if returned == 1:
-            ledger = self._state.ledger
-            ledger.count(HANDSHAKES)
-            if library.is_resumed(session):
-                ledger.count(RESUMED)
+            now = monotonic()
+            resumed = library.is_resumed(session)
+            self._state.ledger.shaken(library.cipher_suite(session), resumed, now - self._began)
             if self._entry is not None:
-                self._entry.shaken(session, self._state.host.loop.time())
+                self._entry.shaken(session, now)
             assert self._route is not None, "a handshake has a route"
             self._connect(self._route)
             return
@@ -407,7 +409,7 @@ class Connection:
         self._slot = slot
         self._phase = Phase.RELAYING
         if self._entry is not None:
-            self._entry.connected_at = state.host.loop.time()
+            self._entry.connected_at = monotonic()
         session, self._session = self._session, None
         if session is None:
             self._relay = relay = PassthroughRelay(state.host, self, self._client, upstream, seat.silence)
@@ -438,7 +440,7 @@ class Connection:
                 more["detail"] = library.last_error()
             if entry is not None:
                 more["bytes_up"], more["bytes_down"] = relay.bytes_up, relay.bytes_down
-                state.access_log.write(self, entry, state.host.loop.time(), reason, **more)
+                state.access_log.write(self, entry, monotonic(), reason, **more)
             if reason is not None:
                 state.ledger.failed(reason, self, self._seat.slot, told=entry is not None, **more)
         state.ledger.closed(self, self._seat.slot)
@@ -495,7 +497,7 @@ class Connection:
             self._account.closed(0, 0, True)
         more = {"detail": detail} if detail else {}
         if self._entry is not None:
-            state.access_log.write(self, self._entry, state.host.loop.time(), reason, **more)
+            state.access_log.write(self, self._entry, monotonic(), reason, **more)
         state.ledger.failed(reason, self, self._seat.slot, told=self._entry is not None, **more)
         state.ledger.closed(self, self._seat.slot)
 

@@ -195,7 +195,9 @@ class Connector:
         self._sock = self._slot = None
         if self.timer_tick:
             self._state.host.wheel.cancel(self)
-        slot.record.connected((monotonic_ns() - self._began) // 1000)
+        took_ns = monotonic_ns() - self._began
+        slot.record.connected(took_ns // 1000)
+        self._state.ledger.connected(took_ns / 1e9)
         self._connected(sock, slot)
 
     def _address_failed(self, code: int) -> None:

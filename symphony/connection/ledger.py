@@ -13,9 +13,15 @@ from symphony.observe.counters import (
     BLOCKED_SLOT,
     BYTES_DOWN,
     BYTES_UP,
+    CONNECT_TIME,
+    HANDSHAKE_TIME,
+    HANDSHAKES,
     REASON_SLOT,
+    RESUMED,
+    SUITE_SLOT,
     CounterPage,
 )
+from symphony.observe.histogram import observe
 from symphony.observe.reasons import Reason
 from symphony.observe.throttle import Throttle
 
@@ -23,6 +29,7 @@ LINES_PER_SECOND = 20.0
 
 log = get_logger("connection")
 
+_OTHER_SUITE = SUITE_SLOT["other"]
 _UPSTREAM_REASONS = frozenset(reason for reason in Reason if reason.value.startswith("upstream_"))
 
 
@@ -89,9 +96,20 @@ class Ledger:
         for connection in tuple(self.resting):
             connection.leave()
 
-    def count(self, slot: int) -> None:
-        """Add one to a total that is no reason, such as HANDSHAKES."""
-        self.values[slot] += 1
+    def shaken(self, suite: str, resumed: bool, took_s: float) -> None:
+        """A handshake has ended well."""
+        values = self.values
+        values[HANDSHAKES] += 1
+        slot = SUITE_SLOT.get(suite, _OTHER_SUITE)
+        if resumed:
+            values[RESUMED] += 1
+            slot += 1
+        values[slot] += 1
+        observe(values, HANDSHAKE_TIME, took_s)
+
+    def connected(self, took_s: float) -> None:
+        """An upstream was reached."""
+        observe(self.values, CONNECT_TIME, took_s)
 
     def moved(self, up: int, down: int) -> None:
         """Add the bytes of a connection."""

@@ -7,6 +7,7 @@ from msgspec import Struct
 from symphony.mailbox.envelope import Refused
 from symphony.messages.events import Blocked, EventsSubscribed, Released, SubscribeEvents, Suspended
 from symphony.messages.held import HeldPage, HeldResolved, ListHeld, ResolveHeld
+from symphony.messages.totals import AcceptorTotals, DescribeTotals
 
 
 class DescribeAcceptor(Struct, frozen=True, array_like=True, tag=True):
@@ -43,9 +44,10 @@ class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
     held: int = 0
 
 
-AcceptorRequest = DescribeAcceptor | SubscribeEvents | ListHeld | ResolveHeld
+AcceptorRequest = DescribeAcceptor | DescribeTotals | SubscribeEvents | ListHeld | ResolveHeld
 AcceptorReply = (
     AcceptorDescription
+    | AcceptorTotals
     | EventsSubscribed
     | HeldPage
     | HeldResolved

@@ -10,6 +10,8 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 
+from symphony.observe import histogram
+from symphony.observe.histogram import Histogram
 from symphony.observe.reasons import BLOCKED, Reason
 from symphony.observe.records import route_area, upstream_area
 
@@ -21,7 +23,31 @@ BYTES_UP = 2
 BYTES_DOWN = 3
 HANDSHAKES = 4
 RESUMED = 5
-_FIRST_REASON = 6
+HANDSHAKE_TIME = 6
+"""A histogram of the time from accept to the end of the handshake."""
+
+CONNECT_TIME = HANDSHAKE_TIME + histogram.WORDS
+"""A histogram of the time that connecting to an upstream took."""
+
+_FIRST_SUITE = CONNECT_TIME + histogram.WORDS
+SUITES = (
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "other",
+)
+"""All that are offered, by OpenSSL's names; those of TLS 1.3 begin with TLS_."""
+
+SUITE_SLOT = {name: _FIRST_SUITE + 2 * at for at, name in enumerate(SUITES)}
+"""Where full handshakes with a cipher suite are counted; resumed ones stand in the slot after it."""
+
+_FIRST_REASON = _FIRST_SUITE + 2 * len(SUITES)
 _FIRST_LISTENER = _FIRST_REASON + len(Reason)
 _FIRST_BLOCKED = 2
 _PER_LISTENER = _FIRST_BLOCKED + len(BLOCKED)
@@ -65,6 +91,16 @@ class CounterPage:
         """How many connections each reason ended; reasons that never did are left out."""
         values = self.values
         return {reason.value: values[slot] for reason, slot in REASON_SLOT.items() if values[slot]}
+
+    def suites(self) -> dict[str, tuple[int, int]]:
+        """How many full and resumed handshakes came to each cipher suite; those that never did are left out."""
+        values = self.values
+        found = {name: (values[slot], values[slot + 1]) for name, slot in SUITE_SLOT.items()}
+        return {name: counts for name, counts in found.items() if any(counts)}
+
+    def histogram(self, slot: int) -> Histogram:
+        """HANDSHAKE_TIME or CONNECT_TIME as it stands."""
+        return histogram.read(self.values, slot)
 
     def blocked(self, listener_slot: int) -> dict[str, int]:
         """How many connections a listener refused, by reason; reasons that never were are left out."""

@@ -90,6 +90,7 @@ class Plan:
         "guards",
         "listeners",
         "read_buffer_size",
+        "routes",
         "table",
         "version",
     )
@@ -104,6 +105,7 @@ class Plan:
         self.listeners: dict[str, tuple[int, ListenerEntry]] = {
             entry.id: (index, entry) for index, entry in enumerate(snapshot.listeners)
         }
+        self.routes = snapshot.routes
         self.table = table
         self.guards = guards
 

@@ -133,6 +133,18 @@ def is_resumed(session: Any) -> bool:
     return bool(_library.SSL_session_reused(session))
 
 
+_suite_names: dict[Any, str] = {}
+
+
+def cipher_suite(session: Any) -> str:
+    """OpenSSL's name of the cipher suite of a finished handshake."""
+    cipher = _library.SSL_get_current_cipher(session)
+    name = _suite_names.get(cipher)
+    if name is None:  # one for each that is offered: they are static in the library
+        name = _suite_names[cipher] = _ffi.string(_library.SSL_CIPHER_get_name(cipher)).decode("ascii")
+    return name
+
+
 def negotiated(session: Any) -> tuple[bytes, bytes, bytes]:
     """The version (``TLSv1.3``), cipher and ALPN protocol (empty for none) of a finished handshake."""
     version: bytes = _ffi.string(_library.SSL_get_version(session))

@@ -10,17 +10,25 @@ from symphony.observe.counters import (
     BLOCKED_SLOT,
     BYTES_DOWN,
     BYTES_UP,
+    CONNECT_TIME,
+    HANDSHAKE_TIME,
     HANDSHAKES,
     REASON_SLOT,
     RESUMED,
+    SUITE_SLOT,
     CounterPage,
 )
+from symphony.observe.histogram import WORDS
 from symphony.observe.reasons import BLOCKED, Reason
 
 
 def test_slots_are_all_different() -> None:
     page = CounterPage(["a", "b", "c"])
     slots = [ACCEPTED, ACTIVE, BYTES_UP, BYTES_DOWN, HANDSHAKES, RESUMED, *REASON_SLOT.values()]
+    for start in (HANDSHAKE_TIME, CONNECT_TIME):
+        slots += range(start, start + WORDS)
+    for slot in SUITE_SLOT.values():
+        slots += [slot, slot + 1]
     for name in ("a", "b", "c"):
         at = page.listener_slot(name)
         slots += [at, at + 1, *(at + blocked for blocked in BLOCKED_SLOT.values())]
