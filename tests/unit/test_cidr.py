@@ -231,13 +231,13 @@ def test_cost_with_a_hundred_thousand_networks() -> None:
         f"{draw.getrandbits(8)}.{draw.getrandbits(8)}.{draw.getrandbits(8)}.0/24" for _ in range(80_000)
     ]
     entries += [f"2001:{draw.getrandbits(16):x}:{draw.getrandbits(16):x}::/48" for _ in range(20_000)]
-    start = time.perf_counter()
+    start = time.thread_time()
     networks = CidrSet(entries)
-    assert time.perf_counter() - start < 3
+    assert time.thread_time() - start < 3
     packed = networks.to_bytes()
-    start = time.perf_counter()
+    start = time.thread_time()
     assert CidrSet.from_bytes(packed) == networks
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     addresses = [entry.partition("/")[0] for entry in draw.sample(entries, 2000)]
 
     def seconds() -> float:

@@ -102,7 +102,7 @@ def test_a_busy_thread_is_measured() -> None:
         cpu, target = CpuMeter(), (os.getpid(), found[0])
         while True:
             use = {tid: permille for _, tid, permille in cpu.sample([target], time.monotonic())}
-            if use.get(found[0], 0) >= 300:
+            if use.get(found[0], 0) >= 50:  # an idle one has 0; others may want the CPU, too
                 break
             assert time.monotonic() < deadline, use
             time.sleep(0.2)

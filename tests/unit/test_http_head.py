@@ -599,15 +599,15 @@ def test_cost() -> None:
     rewriter = HeadRewriter(FIELDS)
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(100):
             rewriter.feed(head)
             rewriter.answer(OK)
-        return (time.perf_counter() - start) / 100
+        return (time.thread_time() - start) / 100
 
     assert min(seconds() for _ in range(5)) < 200e-6
     slow = HeadRewriter(FIELDS)
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(MAX_HEAD - 100):
         slow.feed(b"a")
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2

@@ -349,9 +349,9 @@ def test_cost_of_a_header_as_it_is_sent() -> None:
     ]
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(200):
             encode_v2(*V4, tlvs, checksum=True)
-        return (time.perf_counter() - start) / 200
+        return (time.thread_time() - start) / 200
 
     assert min(seconds() for _ in range(5)) < 200e-6

@@ -467,9 +467,9 @@ def test_cost_of_a_decision() -> None:
     keys = [index.to_bytes(4, "big") for index in range(2000)]
 
     def seconds(now: float) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for key in keys:
             sources.decide("web", key, 1, now)
-        return (time.perf_counter() - start) / len(keys)
+        return (time.thread_time() - start) / len(keys)
 
     assert min(seconds(turn * 3.0) for turn in range(6)) < 30e-6
