@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from supervisor.messages import DescribeTree, TreeDescription, TreeReply
+from symphony.connection.ids import ACCEPTOR_PREFIX
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError, ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
@@ -24,7 +25,6 @@ from symphony.version import __version__
 
 SUPERVISOR = "supervisor"
 REGISTRY = "route-registry"
-ACCEPTOR_PREFIX = "acceptor-"
 ANSWER_WITHIN_S = 1.0
 UNRESPONSIVE = "unresponsive"
 RUNNING = "running"
@@ -77,7 +77,7 @@ class Status(Struct, frozen=True):
 
 async def gather_status(runtime_dir: str, pid: int) -> Status:
     """Ask the instance in `runtime_dir`, whose supervisor is process `pid`. Takes a second or so at most."""
-    acceptor_names = _acceptors_in(runtime_dir)
+    acceptor_names = acceptors_in(runtime_dir)
     tree, config, *acceptors = await asyncio.gather(
         _ask(runtime_dir, SUPERVISOR, DescribeTree(), TreeReply),
         _ask(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply),
@@ -115,7 +115,7 @@ async def _ask(runtime_dir: str, name: str, message: Struct, replies: Any) -> An
         return None
 
 
-def _acceptors_in(runtime_dir: str) -> list[str]:
+def acceptors_in(runtime_dir: str) -> list[str]:
     """The acceptors' names, by their mailboxes: so they are asked even when the supervisor is silent."""
     names = [name[: -len(".sock")] for name in os.listdir(runtime_dir) if name.endswith(".sock")]
     numbers = [name[len(ACCEPTOR_PREFIX) :] for name in names if name.startswith(ACCEPTOR_PREFIX)]

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from symphony.cli.main import COMMANDS, main
 from symphony.cli.places import default_runtime_dir
 from symphony.cli.status_page import render_duration
+from symphony.tls.certificate_maker import make_certificate
 from symphony.version import __version__
 
 
@@ -110,3 +111,56 @@ def test_a_light_command_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
+
+
+TO = ["--to", "tcp://127.0.0.1:80"]
+PAIR = ["--cert", "a.pem", "--key", "a.key"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--reject", *TO],
+        ["--reject", "--release"],
+        ["--reject", "--terminate"],
+        ["--reject", "--no-http2"],
+        ["--reject", *PAIR],
+        ["--release", *TO],
+        [*TO, "--cert", "a.pem"],
+        [*TO, "--key", "a.key"],
+        [*TO, "--passthrough", *PAIR],
+        [*TO, "--passthrough", "--http2"],
+    ],
+)
+def test_a_resolution_that_contradicts_itself(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, ["resolve", "0-000000000000-1", *arguments])
+    assert result.exit_code == 2
+    assert "Error: " in result.output
+
+
+def test_what_a_resolution_names_is_looked_at_first(nowhere: Path) -> None:
+    made = make_certificate(["a.example"])
+    (nowhere / "a.pem").write_bytes(made.chain_pem)
+    (nowhere / "a.key").write_bytes(made.key_pem[:100])
+    (nowhere / "large.pem").write_bytes(made.chain_pem * 2000)
+    for arguments, says in (
+        (["--to", "127.0.0.1:80"], '--to: "127.0.0.1:80" is no upstream'),
+        ([*TO, "--cert", "gone.pem", "--key", "a.key"], '--cert: "gone.pem" does not exist'),
+        ([*TO, "--cert", "a.pem", "--key", "gone.key"], '--key: "gone.key" does not exist'),
+        ([*TO, *PAIR], "--key a.key has"),
+        ([*TO, "--cert", "large.pem", "--key", "a.key"], '--cert: "large.pem" is too large'),
+    ):
+        result = CliRunner().invoke(main, ["resolve", "0-000000000000-1", *arguments])
+        assert result.exit_code == 2, result.output
+        assert result.output.startswith(says), result.output
+        assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["suspended"], ["suspended", "--follow"], ["events"], ["resolve", "0-000000000000-1", "--reject"]],
+)
+def test_held_connections_where_nothing_runs(nowhere: Path, arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, [*arguments, "--runtime-dir", "r"])
+    assert (result.exit_code, result.output) == (3, f"nothing runs in {nowhere / 'r'}\n")

@@ -1,0 +1,13 @@
+"""How what clients have sent is shown to people."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """`text` without anything that a terminal would act upon: a client chooses its server name freely."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def render_peer(ip: str, port: int) -> str:
+    """Write an address as in a URL: IPv6 in brackets."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
