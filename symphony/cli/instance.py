@@ -1,4 +1,4 @@
-"""Finds the running instance that ``status``, ``reload`` and ``stop`` speak to."""
+"""Finds the running instance that a command speaks to."""
 
 from __future__ import annotations
 

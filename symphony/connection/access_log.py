@@ -27,10 +27,20 @@ class Describable(Protocol):
 class Entry:
     """What the line of one connection will say that nobody else remembers. Times are those of ``time.monotonic``."""
 
-    __slots__ = ("accepted_at", "alpn", "cipher", "connected_at", "resumed", "shaken_at", "version")
+    __slots__ = (
+        "accepted_at",
+        "alpn",
+        "cipher",
+        "connected_at",
+        "held_until",
+        "resumed",
+        "shaken_at",
+        "version",
+    )
 
     def __init__(self, now: float) -> None:
         self.accepted_at = now
+        self.held_until = 0.0
         self.shaken_at = 0.0
         self.connected_at = 0.0
         self.version = ""
@@ -50,15 +60,19 @@ class Entry:
     def facts(self, now: float) -> dict[str, object]:
         """The part of the line that stands here; what did not happen is left out."""
         facts: dict[str, object] = {"duration_ms": _ms(now - self.accepted_at)}
+        began_at = self.accepted_at
+        if self.held_until:
+            facts["held_ms"] = _ms(self.held_until - began_at)
+            began_at = self.held_until
         if self.shaken_at:
-            facts["handshake_ms"] = _ms(self.shaken_at - self.accepted_at)
+            facts["handshake_ms"] = _ms(self.shaken_at - began_at)
             facts["tls"] = self.version
             facts["cipher"] = self.cipher
             facts["resumed"] = self.resumed
             if self.alpn:
                 facts["alpn"] = self.alpn
         if self.connected_at:
-            facts["connect_ms"] = _ms(self.connected_at - (self.shaken_at or self.accepted_at))
+            facts["connect_ms"] = _ms(self.connected_at - (self.shaken_at or began_at))
         return facts
 
 

@@ -315,6 +315,8 @@ class Connection:
         """Go on after having been held: to a handshake with `context`, or (None) through to the route's upstreams."""
         host = self._state.host
         self._route = route
+        if self._entry is not None:
+            self._entry.held_until = host.loop.time()
         host.unwatch_hangup(self._fd)
         if context is None:
             self._connect(route)

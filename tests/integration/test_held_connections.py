@@ -40,6 +40,7 @@ MANY = 2_000
 CONFIG = """\
 workers = {workers}
 drain_timeout_ms = 20000
+access_log = {{}}
 
 [[listeners]]
 host = "127.0.0.1"
@@ -157,6 +158,14 @@ def test_a_held_connection_is_listed_and_forwarded(scene: Scene) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "forwarded\n", "")
     assert call.result() == "plain"
     assert scene.symphony.command("suspended").stdout == "no connection is held\n"
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in scene.symphony.logged("connection") if line["id"] == row["id"]]
+
+    wait_until(lines, "it has its line in the access log")
+    (line,) = lines()
+    assert line["held_ms"] > line["handshake_ms"] > 0
+    assert line["duration_ms"] >= line["held_ms"] + line["handshake_ms"]
 
 
 def test_forwarded_to_a_unix_socket_with_another_certificate(scene: Scene) -> None:
