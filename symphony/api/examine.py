@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from symphony.api.child import call_in_child
+from symphony.config.model import Admin
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import ListenerEntry
@@ -28,6 +29,7 @@ class Examination(Struct, frozen=True):
     listeners: tuple[ListenerEntry, ...]
     routes: int
     warnings: tuple[Problem, ...]
+    admin: Admin | None = None
 
 
 def examine(file: str) -> Examination:
@@ -71,4 +73,11 @@ def _keep(loaded: Loaded) -> Examination:
         listeners=snapshot.listeners,
         routes=len(snapshot.routes),
         warnings=loaded.problems,
+        admin=_resolve_admin(config.admin, directory),
     )
+
+
+def _resolve_admin(admin: Admin | None, directory: str) -> Admin | None:
+    if admin is None or admin.socket_path is None:
+        return admin
+    return structs.replace(admin, socket_path=os.path.join(directory, admin.socket_path))

@@ -154,6 +154,7 @@ def _supervise(instance: _Instance, announce: Callable[[str], None]) -> bool:
         drain_timeout_s=drain_s,
         listeners=instance.listeners,
         demo_path=instance.demo.upstream_path if instance.demo is not None else None,
+        admin=examination.admin,
     )
     outcome = asyncio.run(_run(compose_tree(blueprint), instance, drain_s, announce))
     log.info("stopped", reason=outcome.reason, clean=outcome.clean)

@@ -79,9 +79,9 @@ async def gather_status(runtime_dir: str, pid: int) -> Status:
     """Ask the instance in `runtime_dir`, whose supervisor is process `pid`. Takes a second or so at most."""
     acceptor_names = acceptors_in(runtime_dir)
     tree, config, *acceptors = await asyncio.gather(
-        _ask(runtime_dir, SUPERVISOR, DescribeTree(), TreeReply),
-        _ask(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply),
-        *(_ask(runtime_dir, name, DescribeAcceptor(), AcceptorReply) for name in acceptor_names),
+        ask_briefly(runtime_dir, SUPERVISOR, DescribeTree(), TreeReply),
+        ask_briefly(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply),
+        *(ask_briefly(runtime_dir, name, DescribeAcceptor(), AcceptorReply) for name in acceptor_names),
     )
     described = [answer for answer in acceptors if isinstance(answer, AcceptorDescription)]
     answering = {answer.name for answer in described}
@@ -106,7 +106,7 @@ async def gather_status(runtime_dir: str, pid: int) -> Status:
     )
 
 
-async def _ask(runtime_dir: str, name: str, message: Struct, replies: Any) -> Any:
+async def ask_briefly(runtime_dir: str, name: str, message: Struct, replies: Any) -> Any:
     """The reply, or None when there is none in time."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):

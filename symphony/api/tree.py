@@ -3,7 +3,8 @@
     root (one_for_one)
     ├── state (one_for_one)      route-registry, rate-limiter, cpu-sampler
     ├── demo (one_for_one)       demo-upstream; only with --demo
-    └── acceptors (one_for_one)  acceptor-0 .. acceptor-N-1
+    ├── acceptors (one_for_one)  acceptor-0 .. acceptor-N-1
+    └── observers (one_for_one)  admin; only with [admin]
 
 The groups are apart because acceptors serve on from what they have when the state's actors are away: the death of
 one of these restarts no acceptor. They start in this order and stop in the reverse one, so that draining
@@ -12,17 +13,22 @@ connections keep the registry and the demo's upstream to the end.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from actors.acceptor import AcceptorSettings, run_acceptor
+from actors.admin import NAME as ADMIN
+from actors.admin import AdminSettings, run_admin
 from actors.cpu_sampler import SamplerSettings, run_cpu_sampler
 from actors.demo_upstream import DemoSettings, run_demo_upstream
 from actors.rate_limiter import LimiterSettings, run_rate_limiter
 from actors.route_registry import RegistrySettings, run_route_registry
 from supervisor.spec import BackoffSpec, Birth, ChildSpec, GroupSpec, Strategy
 from symphony.api.listening import BoundListener
+from symphony.api.telemetry import TelemetrySource
+from symphony.config.model import Admin
 from symphony.observe.counters import CounterPage
 from symphony.tls.context import BaseContext
 
@@ -35,6 +41,7 @@ PERIOD_S = 60.0
 BACK_OFF = BackoffSpec(first_s=0.05, limit_s=0.8, reset_after_s=2.0)
 # What an acceptor needs after the drain to end what is left and to say so.
 _AFTER_DRAIN_S = 0.5
+ADMIN_SOCKET = "admin-http.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ class Blueprint:
     drain_timeout_s: float
     listeners: tuple[BoundListener, ...]
     demo_path: str | None = None
+    admin: Admin | None = None
 
 
 def compose_tree(blueprint: Blueprint) -> GroupSpec:
@@ -58,6 +66,8 @@ def compose_tree(blueprint: Blueprint) -> GroupSpec:
         demo = _child("demo-upstream", "demo-upstream", partial(run_demo_upstream, settings=settings))
         groups.append(_group("demo", (demo,)))
     groups.append(_acceptor_group(blueprint))
+    if blueprint.admin is not None:
+        groups.append(_admin_group(blueprint.runtime_dir, blueprint.admin))
     # A group that was given up has exceeded a generous limit: the whole tree then ends, and with a word why,
     # rather than going on without acceptors or without configuration.
     return GroupSpec("root", tuple(groups), Strategy.ONE_FOR_ONE, intensity=0)
@@ -77,6 +87,17 @@ def _state_group(blueprint: Blueprint) -> GroupSpec:
             _child("cpu-sampler", "cpu-sampler", sampler),
         ),
     )
+
+
+def _admin_group(runtime_dir: str, admin: Admin) -> GroupSpec:
+    settings = AdminSettings(
+        runtime_dir,
+        TelemetrySource(runtime_dir).gather,
+        admin.socket_path or os.path.join(runtime_dir, ADMIN_SOCKET),
+        admin.host or "",
+        admin.port or 0,
+    )
+    return _group("observers", (_child(ADMIN, ADMIN, partial(run_admin, settings=settings)),))
 
 
 def _acceptor_group(blueprint: Blueprint) -> GroupSpec:

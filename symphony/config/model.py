@@ -206,6 +206,19 @@ class AccessLog(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
     ] = 1.0
 
 
+class Admin(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Metrics and health over HTTP: on a Unix socket, and on a port where one is named. Anybody there may read."""
+
+    socket_path: Annotated[
+        str | None,
+        Meta(description="The Unix socket; `admin-http.sock` in the runtime directory by default."),
+    ] = None
+    host: Annotated[str | None, Meta(description="With `port`: the address, 127.0.0.1 by default.")] = None
+    port: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)] | None, Meta(description="Listen on this port, too.")
+    ] = None
+
+
 class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A whole configuration file."""
 
@@ -225,5 +238,6 @@ class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit
     access_log: Annotated[
         AccessLog | None, Meta(description="A log line for each connection; without it, only for failures.")
     ] = None
+    admin: Annotated[Admin | None, Meta(description="Metrics and health over HTTP.")] = None
     listeners: tuple[Listener, ...]
     routes: tuple[Route, ...] = ()
