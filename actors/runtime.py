@@ -37,6 +37,7 @@ class Birth(Protocol):
     def incarnation(self) -> int: ...
     @property
     def lifeline(self) -> socket.socket: ...
+    def confine(self) -> None: ...
 
 
 class CannotRun(Exception):
@@ -84,6 +85,7 @@ class _Life:
 
     def __init__(self, birth: Birth, own_grace_s: float) -> None:
         self._own_grace_s = own_grace_s
+        self._confine = birth.confine
         self._lifeline = Lifeline(birth.lifeline)
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.Future[float]
@@ -98,6 +100,7 @@ class _Life:
         lifeline.on_stop = lambda grace: self._end_within(grace, "supervisor")
         try:
             actor = make_actor()
+            self._confine()
             lifeline.on_sibling = actor.sibling
             lifeline.on_orphaned = partial(self._orphaned, actor)
             await lifeline.open()

@@ -27,13 +27,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.process import BaseProcess
 
 import setproctitle
 from structlog import get_logger
 
 from supervisor.action import Exit
-from supervisor.spec import Birth, ChildSpec
+from supervisor.spec import Birth, ChildSpec, Confine
 
 _fork = multiprocessing.get_context("fork")
 _STANDARD = (0, 1, 2)
@@ -109,15 +110,17 @@ def kill_all(children: list[ChildProcess], limit_s: float) -> None:
         child.release()
 
 
-def spawn(spec: ChildSpec, incarnation: int) -> ChildProcess:
-    """Fork `spec`'s child. Raises OSError when the machine has no process, memory or descriptor left for it."""
+def spawn(spec: ChildSpec, incarnation: int, confine: Confine) -> ChildProcess:
+    """Fork `spec`'s child, which is to call ``confine(kind)``.
+
+    Raises OSError when the machine has no process, memory or descriptor left for it.
+    """
     _flush_standard_streams()
     ours, theirs = socket.socketpair()
     try:
         ours.setblocking(False)
-        process = _fork.Process(
-            target=_be_child, args=(spec, Birth(spec.name, incarnation, theirs)), name=spec.name
-        )
+        birth = Birth(spec.name, incarnation, theirs, partial(confine, spec.kind))
+        process = _fork.Process(target=_be_child, args=(spec, birth), name=spec.name)
         with _signals_blocked():
             _start(process, theirs)
     except BaseException:

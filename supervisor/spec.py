@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 
 class SpecError(ValueError):
@@ -32,13 +33,22 @@ class Strategy(StrEnum):
     REST_FOR_ONE = "rest_for_one"
 
 
+Confine: TypeAlias = Callable[[str], None]
+"""Gives up what a child of a kind does not need, in the child's own process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a child is given: its name, how many lives it had before this one plus one, its end of the lifeline."""
+    """What a child is given: its name, how many lives it had before this one plus one, its end of the lifeline.
+
+    `confine` gives up rights that the child needs at its beginning only; the child is to call it as soon as it has what
+    it could not get afterwards, and must not go on when it raises.
+    """
 
     name: str
     incarnation: int
     lifeline: socket.socket
+    confine: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)

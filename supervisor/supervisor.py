@@ -43,7 +43,7 @@ from supervisor.messages import (
 )
 from supervisor.patience import KILL_PATIENCE_S
 from supervisor.process import ChildProcess, kill_all, spawn
-from supervisor.spec import ChildSpec, GroupSpec
+from supervisor.spec import ChildSpec, Confine, GroupSpec
 from supervisor.tree import Tree
 from symphony.mailbox.envelope import Refused
 from symphony.mailbox.framing import FrameDecoder, FrameError
@@ -71,17 +71,28 @@ class NotStarted(Exception):
     """What was added did not become ready, and is gone again; the text says why."""
 
 
+def _leave_everything(kind: str) -> None:
+    """Give up nothing."""
+
+
 class Supervisor:
     """Runs one tree, which can be changed while it runs (:meth:`add`, :meth:`retire`).
 
-    `on_ready` is called once, when every child has become ready for the first time.
+    `on_ready` is called once, when every child has become ready for the first time. `confine(kind)` is what every
+    child is to call at its beginning (:class:`supervisor.spec.Birth`).
     """
 
     def __init__(
-        self, root: GroupSpec, mailbox_path: str, *, on_ready: Callable[[], None] | None = None
+        self,
+        root: GroupSpec,
+        mailbox_path: str,
+        *,
+        on_ready: Callable[[], None] | None = None,
+        confine: Confine = _leave_everything,
     ) -> None:
         self._tree = Tree(root)
         self._on_ready = on_ready
+        self._confine = confine
         self._started_at = 0.0
         self._children: dict[str, ChildProcess] = {}
         self._frames: dict[str, FrameDecoder] = {}
@@ -218,7 +229,7 @@ class Supervisor:
 
     def _start(self, name: str, incarnation: int) -> None:
         try:
-            child = spawn(self._tree.leaf(name).spec, incarnation)
+            child = spawn(self._tree.leaf(name).spec, incarnation, self._confine)
         except OSError as error:
             self._start_failed(name, error)
             return

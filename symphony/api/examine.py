@@ -13,6 +13,7 @@ from symphony.config.problem import ConfigError, Problem
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import ListenerEntry
 from symphony.config.source import find_file, read_document
+from symphony.host.hardening import forbid_dumps
 
 
 class Examination(Struct, frozen=True):
@@ -26,6 +27,7 @@ class Examination(Struct, frozen=True):
     workers: int
     drain_timeout_ms: int
     runtime_dir: str | None
+    core_dumps: bool
     listeners: tuple[ListenerEntry, ...]
     routes: int
     warnings: tuple[Problem, ...]
@@ -41,6 +43,7 @@ def examine_apart(file: str, overrides: Mapping[str, object]) -> Examination:
     """As :func:`examine`, in a process of its own that takes the keys with it; `overrides` stand above the file's."""
 
     def load_and_keep() -> Examination | tuple[str, list[Problem]]:
+        forbid_dumps()
         try:
             return _keep(load(file, overrides=overrides))
         except ConfigError as error:
@@ -70,6 +73,7 @@ def _keep(loaded: Loaded) -> Examination:
         workers=config.workers or len(os.sched_getaffinity(0)),
         drain_timeout_ms=config.drain_timeout_ms,
         runtime_dir=os.path.join(directory, config.runtime_dir) if config.runtime_dir else None,
+        core_dumps=config.core_dumps,
         listeners=snapshot.listeners,
         routes=len(snapshot.routes),
         warnings=loaded.problems,

@@ -29,6 +29,8 @@ from symphony.api.reload import request_reload
 from symphony.api.tree import Blueprint, compose_tree
 from symphony.config.source import find_file
 from symphony.demo.files import Demo, write_demo
+from symphony.host.descriptors import needed, raise_limit
+from symphony.host.hardening import confine, forbid_dumps
 from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock, mailbox_path, prepare_runtime_dir
 from symphony.mailbox.client import MailboxError
 from symphony.observe.line_sink import LineSink
@@ -58,11 +60,12 @@ class Launch:
     log_level: str
     watch: bool | None = None
     log_file: str = ""
+    core_dumps: bool | None = None
 
     @property
     def overrides(self) -> dict[str, object]:
         """The top-level keys that stand above those of the configuration file, now and at every reload."""
-        said = {"workers": self.workers, "watch": self.watch}
+        said = {"workers": self.workers, "watch": self.watch, "core_dumps": self.core_dumps}
         return {key: value for key, value in said.items() if value is not None}
 
 
@@ -85,10 +88,13 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
         examination = examine_apart(find_file(launch.config_file), launch.overrides)
         runtime_dir = launch.runtime_dir or examination.runtime_dir or launch.default_runtime_dir
         lock = _take_dir(runtime_dir)
+    if not examination.core_dumps:
+        forbid_dumps()  # the tickets of TLS sessions are encrypted by keys that this process makes
     for warning in examination.warnings:
         announce(warning.line(examination.file))
     try:
         _clear(runtime_dir)
+        raise_limit(needed(examination.listeners))
         listeners = bind_listeners(examination.file, examination.listeners, examination.workers)
         return _supervise(_Instance(runtime_dir, examination, launch.overrides, listeners, demo), announce)
     finally:
@@ -165,7 +171,12 @@ async def _run(
     root: GroupSpec, instance: _Instance, drain_s: float, announce: Callable[[str], None]
 ) -> Outcome:
     path = mailbox_path(instance.runtime_dir, SUPERVISOR)
-    supervisor = Supervisor(root, path, on_ready=lambda: _tell_ready(instance, announce))
+    supervisor = Supervisor(
+        root,
+        path,
+        on_ready=lambda: _tell_ready(instance, announce),
+        confine=partial(confine, core_dumps=instance.examination.core_dumps),
+    )
     loop = asyncio.get_running_loop()
     stop = _Stop(supervisor, instance.listeners, drain_s)
     for number in (signal.SIGTERM, signal.SIGINT):

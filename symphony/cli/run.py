@@ -22,6 +22,11 @@ from symphony.cli.places import default_runtime_dir
     default=None,
     help="Reload by itself when a file of the configuration has changed (default: the configuration's).",
 )
+@click.option(
+    "--core-dumps/--no-core-dumps",
+    default=None,
+    help="Allow core dumps and debuggers, for which keys are readable (default: the configuration's).",
+)
 @runtime_dir_option
 @click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
 @click.option(
@@ -41,6 +46,7 @@ def command(
     demo: bool,
     workers: int | None,
     watch: bool | None,
+    core_dumps: bool | None,
     runtime_dir: str | None,
     log_format: str,
     log_level: str,
@@ -63,6 +69,7 @@ def command(
         log_level=log_level,
         watch=watch,
         log_file=os.path.abspath(log_file) if log_file is not None else "",
+        core_dumps=core_dumps,
     )
     try:
         clean = serve(launch, announce=click.echo)

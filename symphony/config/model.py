@@ -234,6 +234,9 @@ class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit
     watch: Annotated[
         bool, Meta(description="Reload by itself when this file, or one that it names, has changed.")
     ] = True
+    core_dumps: Annotated[
+        bool, Meta(description="Allow core dumps and debuggers, for which keys are readable.")
+    ] = False
     runtime_dir: Annotated[str | None, Meta(description="Sockets, lock and state; mode 0700.")] = None
     access_log: Annotated[
         AccessLog | None, Meta(description="A log line for each connection; without it, only for failures.")

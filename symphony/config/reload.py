@@ -190,6 +190,6 @@ def _listener_warnings(previous: Snapshot, new: Snapshot) -> list[Problem]:
 def _restart_warnings(started: Config, config: Config) -> list[Problem]:
     return [
         Problem(key, "has changed: that takes effect at the next restart", Severity.WARNING)
-        for key in ("workers", "runtime_dir")
+        for key in ("workers", "runtime_dir", "core_dumps")
         if getattr(started, key) != getattr(config, key)
     ]

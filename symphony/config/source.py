@@ -39,6 +39,14 @@ class Document(Struct, frozen=True):
     directory: str
     content: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """Print no content: keys may be inline."""
+        return f"Document({self.file})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Replace Struct's own, which shows every field."""
+        return [("file", self.file)]
+
 
 def find_file(named: str | None, environment: Mapping[str, str] | None = None) -> str:
     """The file to read: `named`, else what ``$SYMPHONY_CONFIG`` says, else the first default that exists.

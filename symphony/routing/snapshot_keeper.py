@@ -19,10 +19,11 @@ from msgspec import Struct
 
 from symphony.config.model import Config, UdsUpstream
 from symphony.config.numbering import number_snapshot
-from symphony.config.problem import ConfigError, Problem
+from symphony.config.problem import ConfigError, Problem, Severity
 from symphony.config.reload import merge
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import Snapshot
+from symphony.host.descriptors import shortage
 from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError, StoredSnapshot
 
 log = structlog.get_logger()
@@ -60,7 +61,11 @@ class SnapshotKeeper:
 
     def read(self) -> Loaded:
         """Read the file and all it names. Touches nothing else, so it may run in a thread."""
-        return load(self.file, overrides=self._overrides)
+        loaded = load(self.file, overrides=self._overrides)
+        if loaded.snapshot is None or not (text := shortage(loaded.snapshot.listeners)):
+            return loaded
+        warning = Problem("listeners", text, Severity.WARNING)
+        return msgspec.structs.replace(loaded, problems=(*loaded.problems, warning))
 
     def begin(self, loaded: Loaded, first_life: bool) -> None:
         """Set `current` from what :meth:`read` returned. Raises :class:`ConfigError` when nothing can be served."""

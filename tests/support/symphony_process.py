@@ -61,6 +61,8 @@ class SymphonyProcess:
         self.config_file = self.directory / "symphony.toml"
         self._log_file = self.directory / "log"
         self._arguments = [*arguments, "--runtime-dir", str(self.runtime_dir), "--log-format", "json"]
+        if os.geteuid() and "--no-core-dumps" not in self._arguments:
+            self._arguments.append("--core-dumps")  # else nobody but root may look at its descriptors
         if watch is not None:
             self._arguments.append("--watch" if watch else "--no-watch")
         self._environment = {**os.environ, **(environment or {})}

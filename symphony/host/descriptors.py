@@ -1,0 +1,84 @@
+"""How many descriptors a configuration needs in one process, and how many the system lets it have.
+
+The system's usual soft limit, 1024, is enough for 500 connections. It is that low for the sake of programs that use
+select(2); Symphony uses epoll, so its limit is raised as far as it goes.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from symphony.config.snapshot import ListenerEntry
+
+PER_CONNECTION = 2
+"""The client's socket and the upstream's. Bytes stuck in a pipe are the exception, and can do without one."""
+BESIDES = 1024
+"""For all else that a process has open: listening sockets (its own and its siblings'), mailboxes, logs."""
+_LARGEST_FILE = "/proc/sys/fs/nr_open"
+_ADVICE = "raise it (LimitNOFILE= of a systemd unit, --ulimit nofile= of a container, ulimit -Hn of a shell)"
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorLimit:
+    """RLIMIT_NOFILE of a process (getrlimit(2)): what is in force, and how far it may raise that itself."""
+
+    soft: int
+    hard: int
+
+
+def needed(listeners: Iterable[ListenerEntry]) -> int | None:
+    """How many descriptors one acceptor may come to need; None where a listener has no limit on connections.
+
+    Connections are limited over all acceptors, and all of them may be one acceptor's.
+    """
+    entries = tuple(listeners)
+    if not all(entry.max_connections for entry in entries):
+        return None
+    connections = sum(entry.max_connections for entry in entries)
+    return PER_CONNECTION * connections + BESIDES
+
+
+def limit() -> DescriptorLimit:
+    """This process' limit."""
+    return DescriptorLimit(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def raise_limit(wanted: int | None) -> DescriptorLimit:
+    """Raise the soft limit as far as it goes, and the hard one to `wanted` where this process may; return what is.
+
+    For this process and those forked from it.
+    """
+    largest = _largest()
+    now = limit()
+    hard = largest if now.hard == resource.RLIM_INFINITY else min(now.hard, largest)
+    if wanted is not None and wanted > hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, largest),) * 2)
+        except (OSError, ValueError):  # only root may
+            pass
+        else:
+            return limit()
+    if now.soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, now.hard))
+    return limit()
+
+
+def shortage(listeners: Iterable[ListenerEntry]) -> str:
+    """Say that this process' limit is too low for what the listeners may hold, and what to do; "" when it is not."""
+    wanted = needed(listeners)
+    have = limit().soft
+    if wanted is None or wanted <= have:
+        return ""
+    fits = max(0, (have - BESIDES) // PER_CONNECTION)
+    return (
+        f"max_connections needs {wanted} descriptors in a process, and the hard limit is {have}, enough for {fits} "
+        f"connections: {_ADVICE}, or expect connections above that to wait"
+    )
+
+
+def _largest() -> int:
+    """No limit may be above it (proc_sys_fs(5)); "infinity" is a number that nothing could reach."""
+    with open(_LARGEST_FILE) as file:
+        return int(file.read())
