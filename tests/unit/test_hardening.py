@@ -10,6 +10,7 @@ from symphony.host.hardening import confine, forbid_dumps
 from tests.support.forked import in_child
 
 PR_GET_DUMPABLE = 3
+PR_SET_DUMPABLE = 4
 State = tuple[int, bool, int]
 HARD = resource.getrlimit(resource.RLIMIT_CORE)[1]
 CORE = 4096 if HARD == resource.RLIM_INFINITY else min(HARD, 4096)
@@ -28,6 +29,7 @@ def after(*steps: object) -> tuple[State, State]:
 
     def go() -> tuple[State, State]:
         resource.setrlimit(resource.RLIMIT_CORE, (CORE, HARD))
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # a test that changed its user has lost it
         for step in steps:
             step()  # type: ignore[operator]
         return state(), in_child(state)
