@@ -52,13 +52,17 @@ class ActorStatus(Struct, frozen=True):
 
 
 class ConnectionTotals(Struct, frozen=True):
-    """All connections. `errors` maps a reason to how many connections it ended since the tree started."""
+    """All connections. `errors` maps a reason to how many connections it ended since the tree started.
+
+    `held` of the active ones wait for a resolution.
+    """
 
     active: int
     accepted: int
     bytes_up: int
     bytes_down: int
     errors: dict[str, int]
+    held: int = 0
 
 
 class Status(Struct, frozen=True):
@@ -172,4 +176,5 @@ def _add_connections(described: list[AcceptorDescription]) -> ConnectionTotals:
         bytes_up=sum(answer.bytes_up for answer in described),
         bytes_down=sum(answer.bytes_down for answer in described),
         errors=dict(errors.most_common()),
+        held=sum(answer.held for answer in described),
     )

@@ -25,6 +25,8 @@ def print_status(status: Status) -> None:
         blocked = sum(listener.blocked.values())
         listeners.add_row(listener.address, str(listener.active), str(listener.accepted), str(blocked))
     console.print(listeners)
+    if status.connections.held:
+        console.print(f"{status.connections.held} of them held (symphony suspended lists them)")
     actors = _table("actor", "pid", "state", "restarts", "uptime")
     for actor in status.actors:
         colour = "green" if actor.state == "running" else "red"

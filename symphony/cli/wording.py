@@ -5,7 +5,9 @@ from __future__ import annotations
 
 def printable(text: str) -> str:
     """`text` without anything that a terminal would act upon: a client chooses its server name freely."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def render_peer(ip: str, port: int) -> str:

@@ -116,6 +116,7 @@ def test_status_lists_everything_that_runs(pair: dict[str, bytes]) -> None:
             "bytes_up": 0,
             "bytes_down": 0,
             "errors": {},
+            "held": 0,
         }
         names = {found["name"] for found in status["actors"]}
         assert names == {"route-registry", "rate-limiter", "cpu-sampler", "acceptor-0", "acceptor-1"}

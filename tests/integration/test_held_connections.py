@@ -151,6 +151,7 @@ def test_a_held_connection_is_listed_and_forwarded(scene: Scene) -> None:
     assert row["sni"] == row["route"] == HELD
     assert (row["peer_ip"], row["listener"], row["timeout_ms"]) == ("127.0.0.1", "127.0.0.1:0", 60_000)
     assert len(row["ja3"]) == 32 and row["ja4"].startswith("t13d")
+    assert scene.symphony.status().connections.held == 1
     page = scene.symphony.command("suspended")
     assert page.returncode == 0
     assert row["id"] in page.stdout and HELD in page.stdout and f"127.0.0.1:{row['peer_port']}" in page.stdout
