@@ -23,6 +23,7 @@ from symphony.connection.housekeeping import GarbageClock
 from symphony.connection.ledger import Ledger
 from symphony.connection.resolution import Resolutions
 from symphony.connection.state import ListenerSeat, ServingState
+from symphony.connection.tenure import Stage, Tenure
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxClient
 from symphony.mailbox.envelope import Refused
@@ -53,6 +54,8 @@ from symphony.tls.context import BaseContext
 
 REGISTRY_ANSWERS_WITHIN_S = 0.25
 FIRST_SNAPSHOT_WITHIN_S = 5.0
+LOOK_EVERY_S = 0.01
+"""How often an acceptor that is ready looks whether its generation holds the sockets by now."""
 ABORT_BEFORE_END_S = 0.25
 """How long before its grace is over a stopping acceptor ends what is still open, so that it can say so."""
 
@@ -63,9 +66,10 @@ log = get_logger("acceptor")
 class AcceptorSettings:
     """What an acceptor is given by the process that forked it.
 
-    `sockets` maps a listener's id to its listening sockets, one per acceptor; `addresses` to its address as bound;
-    `pages` and `names` have one entry per acceptor. `index` is this acceptor's place in all of them. `own_grace_s` is
-    how long it lets open connections finish when the supervisor is gone.
+    `sockets` maps a listener's id to its listening sockets, at least one per acceptor; `addresses` to its address as
+    bound; `pages` and `names` have one entry per acceptor of its generation, and `index` is this acceptor's place among
+    them. Pages of earlier generations that are not gone yet may follow. `tenure` (None: it holds the sockets) says
+    what the generation may do with them.
     """
 
     runtime_dir: str
@@ -75,7 +79,7 @@ class AcceptorSettings:
     addresses: Mapping[str, str]
     base: BaseContext
     pages: Sequence[CounterPage]
-    own_grace_s: float = 5.0
+    tenure: Tenure | None = None
     registry: str = "route-registry"
     limiter: str = "rate-limiter"
     sampler: str = "cpu-sampler"
@@ -89,6 +93,7 @@ class Acceptor(Actor):
         self._name = name
         self._page = settings.pages[settings.index]
         self._neighbours = Neighbourhood(settings.index, len(settings.names))
+        self._tenure = settings.tenure or Tenure(len(settings.names), Stage.HOLDING)
         self._planner = Planner(settings.pages, settings.index)
         self._state: ServingState | None = None
         self._resolutions: Resolutions | None = None
@@ -120,8 +125,9 @@ class Acceptor(Actor):
         self._sampler.on_push = self._take_samples
 
     async def start(self) -> None:
-        """Get a first snapshot and begin to accept."""
+        """Get a first snapshot and begin to accept, or be ready to."""
         self._page.forget_active()
+        self._tenure.note(self._settings.index, accepting=False)
         for client in (self._registry, self._limiter, self._sampler):
             client.start()
         plan = await self._planner.build(await self._first_snapshot())
@@ -132,9 +138,20 @@ class Acceptor(Actor):
         self._state = ServingState(host, settings.base, plan, ledger, limiter, settings.pages, self._name)
         self._resolutions = Resolutions(self._state.held, self._planner.upstreams)
         self._enter_service(plan)
-        self._own = self._loops(settings.index)
+        self._take_up()
         self._applying = self._loop.create_task(self._apply_snapshots(), name="apply snapshots")
         self._garbage.start()
+
+    def _take_up(self) -> None:
+        """Begin to accept as soon as the generation holds the sockets."""
+        if self._stopping:
+            return
+        if self._tenure.stage is Stage.AWAITED:
+            self._loop.call_later(LOOK_EVERY_S, self._take_up)
+            return
+        self._own = self._loops(self._settings.index)
+        self._tenure.note(self._settings.index, accepting=True)
+        self._adopt()
 
     async def _first_snapshot(self) -> Snapshot:
         """What the registry publishes, or what it left on disk when it does not answer."""
@@ -165,8 +182,13 @@ class Acceptor(Actor):
         """Stop accepting, wait for the open connections, and end those that outlast the grace."""
         self._stopping = True
         self._give_back(frozenset())
+        # What waits for sockets that were passed on is served by those who have them now.
+        last = self._tenure.stage is Stage.HOLDING
         for loop in self._own:
-            loop.stop(take_waiting=True)
+            loop.stop(take_waiting=last)
+        if last:
+            # At once: between the last accept and this, nobody else may have been made to wait.
+            self._refuse(self._settings.index)
         state = self._state
         if state is not None:
             state.held.close()
@@ -181,9 +203,19 @@ class Acceptor(Actor):
 
     def orphaned(self) -> None:
         """Free the ports: no successor will serve what queues up there, and another instance may want them now."""
-        for sockets in self._settings.sockets.values():
-            for sock in sockets:
+        if self._tenure.stage is Stage.HOLDING:
+            for index in range(len(self._settings.names)):
+                self._refuse(index)
+
+    def _refuse(self, index: int) -> None:
+        """Let nobody in any more by the sockets of acceptor `index`, whoever has them open."""
+        for seat in self._seats:
+            for sock in self._sockets(seat, index):
                 shut_reading(sock)
+
+    def _sockets(self, seat: ListenerSeat, index: int) -> Sequence[socket.socket]:
+        """The sockets of a listener that acceptor `index` serves: several where there once were more acceptors."""
+        return self._settings.sockets[seat.id][index :: len(self._settings.names)]
 
     async def _drain(self, state: ServingState, patience_s: float) -> None:
         ledger = state.ledger
@@ -211,7 +243,7 @@ class Acceptor(Actor):
             self._loop.call_later(ADOPT_AFTER_S, self._adopt)
 
     def _adopt(self) -> None:
-        if self._stopping or self._state is None:
+        if self._stopping or not self._own or self._tenure.stage is not Stage.HOLDING:
             return
         for index in self._neighbours.duties() - self._adopted.keys():
             log.info("adopting", sockets_of=self._settings.names[index])
@@ -227,7 +259,7 @@ class Acceptor(Actor):
         """Start to accept on the sockets of acceptor `index`."""
         assert self._state is not None, "accepting needs a plan"
         loops = [
-            AcceptLoop(self._state, seat, self._settings.sockets[seat.id][index]) for seat in self._seats
+            AcceptLoop(self._state, seat, sock) for seat in self._seats for sock in self._sockets(seat, index)
         ]
         for loop in loops:
             loop.start()
@@ -273,6 +305,7 @@ class Acceptor(Actor):
         state = self._state
         assert state is not None, "a plan needs a state to serve in"
         state.plan = plan
+        self.own_grace_s = plan.drain_timeout_s
         state.host.resize_buffer(plan.read_buffer_size)
         state.access_log.rate = plan.access_log_rate
         for seat in self._seats:
@@ -365,4 +398,4 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 def run_acceptor(birth: Birth, settings: AcceptorSettings) -> None:
     """Be an acceptor's process."""
-    run_actor(birth, lambda: Acceptor(settings, birth.name), own_grace_s=settings.own_grace_s)
+    run_actor(birth, lambda: Acceptor(settings, birth.name))

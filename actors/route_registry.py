@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -21,6 +21,8 @@ from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.registry import (
     ConfigDescription,
     DescribeConfig,
+    KeepListeners,
+    ListenersKept,
     RegistryReply,
     RegistryRequest,
     Reload,
@@ -30,7 +32,9 @@ from symphony.messages.registry import (
     Subscribed,
     SubscribeRoutes,
     SubscribeTargets,
+    SubscribeTopology,
     TargetsPublished,
+    TopologyPublished,
 )
 from symphony.routing.snapshot_keeper import SnapshotKeeper, first_error, sampled_threads
 from symphony.routing.snapshot_store import SnapshotStore
@@ -57,7 +61,7 @@ class RegistrySettings:
 
 
 class RouteRegistry(Actor):
-    """Answers all of :data:`RegistryRequest`; pushes RoutesPublished and TargetsPublished."""
+    """Answers all of :data:`RegistryRequest`; pushes RoutesPublished, TargetsPublished and TopologyPublished."""
 
     def __init__(self, settings: RegistrySettings, name: str, incarnation: int) -> None:
         self._first_life = incarnation == 1
@@ -66,6 +70,7 @@ class RouteRegistry(Actor):
         self._targets: tuple[tuple[int, int], ...] = ()
         self._route_subscribers: dict[Sender, str] = {}
         self._target_subscribers: dict[Sender, str] = {}
+        self._topology_subscribers: dict[Sender, str] = {}
         self._applied: dict[str, int] = {}
         self._reading = asyncio.Lock()
         self._watch = FileWatch(look_every_s=settings.look_every_s)
@@ -120,6 +125,13 @@ class RouteRegistry(Actor):
                 self._enter(self._target_subscribers, sender, name)
                 self._later(sender, TargetsPublished(self._targets))
                 return Subscribed(self._keeper.current.version)
+            case SubscribeTopology():
+                self._enter(self._topology_subscribers, sender, "")
+                if self._keeper.topology is not None:
+                    self._later(sender, TopologyPublished(self._keeper.topology))
+                return Subscribed(self._keeper.current.version)
+            case KeepListeners(ids):
+                return self._keep_listeners(ids)
             case SnapshotApplied(name, version):
                 if self._route_subscribers.get(sender) == name:
                     self._applied[name] = version
@@ -152,7 +164,7 @@ class RouteRegistry(Actor):
             self._applied.pop(name, None)
 
     @staticmethod
-    def _later(sender: Sender, message: RoutesPublished | TargetsPublished) -> None:
+    def _later(sender: Sender, message: RoutesPublished | TargetsPublished | TopologyPublished) -> None:
         """Push after the reply to the subscription."""
         asyncio.get_running_loop().call_soon(sender.push, message)
 
@@ -171,7 +183,16 @@ class RouteRegistry(Actor):
             kept=list(done.kept),
             left_out=list(done.left_out),
         )
-        return ReloadDone(self._keeper.current.version, done.changed, done.kept, done.problems)
+        if done.topology is not None:
+            for sender in tuple(self._topology_subscribers):
+                sender.push(TopologyPublished(done.topology))
+        return ReloadDone(self._keeper.current.version, done.changed, done.kept, done.problems, done.topology)
+
+    async def _keep_listeners(self, ids: Collection[str]) -> ListenersKept:
+        async with self._reading:
+            if self._keeper.keep_listeners(ids):
+                self._publish()
+        return ListenersKept(self._keeper.current.version)
 
     def _publish(self, but: Sender | None = None) -> None:
         current = self._keeper.current

@@ -48,6 +48,8 @@ class Actor:
     """Base of all actors. A subclass makes its mailbox when it is made; it is opened and closed here."""
 
     mailbox: MailboxServer
+    own_grace_s = OWN_GRACE_S
+    """Within how many seconds :meth:`stop` is to be done when the supervisor is gone."""
 
     async def start(self) -> None:
         """Get everything ready that requests need; the mailbox opens after it. May raise :class:`CannotRun`."""
@@ -66,7 +68,7 @@ class Actor:
         return self.mailbox.depth
 
 
-def run_actor(birth: Birth, make_actor: Callable[[], Actor], *, own_grace_s: float = OWN_GRACE_S) -> None:
+def run_actor(birth: Birth, make_actor: Callable[[], Actor]) -> None:
     """Run the actor that `make_actor()` returns (called inside the event loop) until it has ended.
 
     Raises SystemExit(1) when it could not run; what went wrong is then logged and told to the supervisor.
@@ -75,7 +77,7 @@ def run_actor(birth: Birth, make_actor: Callable[[], Actor], *, own_grace_s: flo
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ended_well = runner.run(_Life(birth, own_grace_s).live(make_actor))
+        ended_well = runner.run(_Life(birth).live(make_actor))
     if not ended_well:
         raise SystemExit(1)
 
@@ -83,8 +85,7 @@ def run_actor(birth: Birth, make_actor: Callable[[], Actor], *, own_grace_s: flo
 class _Life:
     """One actor's life from start to end."""
 
-    def __init__(self, birth: Birth, own_grace_s: float) -> None:
-        self._own_grace_s = own_grace_s
+    def __init__(self, birth: Birth) -> None:
         self._confine = birth.confine
         self._lifeline = Lifeline(birth.lifeline)
         self._loop: asyncio.AbstractEventLoop
@@ -150,7 +151,7 @@ class _Life:
 
     def _orphaned(self, actor: Actor) -> None:
         actor.orphaned()
-        self._end_within(self._own_grace_s, "orphaned")
+        self._end_within(actor.own_grace_s, "orphaned")
 
     def _end_within(self, grace: float, cause: str) -> None:
         deadline = self._loop.time() + max(0.0, grace)

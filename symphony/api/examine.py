@@ -13,6 +13,7 @@ from symphony.config.problem import ConfigError, Problem
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import ListenerEntry
 from symphony.config.source import find_file, read_document
+from symphony.config.topology import topology_of
 from symphony.host.hardening import forbid_dumps
 
 
@@ -67,14 +68,15 @@ def peek_runtime_dir(named: str | None) -> str | None:
 
 def _keep(loaded: Loaded) -> Examination:
     config, snapshot = loaded.require()
+    wanted = topology_of(config, snapshot)
     directory = os.path.dirname(os.path.abspath(loaded.file))
     return Examination(
         file=loaded.file,
-        workers=config.workers or len(os.sched_getaffinity(0)),
-        drain_timeout_ms=config.drain_timeout_ms,
+        workers=wanted.workers,
+        drain_timeout_ms=wanted.drain_timeout_ms,
         runtime_dir=os.path.join(directory, config.runtime_dir) if config.runtime_dir else None,
         core_dumps=config.core_dumps,
-        listeners=snapshot.listeners,
+        listeners=wanted.listeners,
         routes=len(snapshot.routes),
         warnings=loaded.problems,
         admin=_resolve_admin(config.admin, directory),

@@ -3,6 +3,10 @@
 The supervisor's process binds them before it forks and keeps them open, so that an acceptor's death neither
 frees the port nor resets the connections that wait in its backlog.
 
+A listener that stays when the configuration changes keeps its very sockets: whatever waits in the backlog of one that
+is closed is reset, and so are the handshakes that the kernel has begun for it. So a listener never has fewer sockets
+than it once had; with fewer acceptors, some serve several.
+
 Linux gives an accepted socket the options of the socket it was accepted from, so keepalive and TCP_NODELAY
 are set here once instead of on every connection.
 """
@@ -12,13 +16,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from symphony.config.check import render_address
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.snapshot import ListenerEntry
-from symphony.relay.sockets import tune_tcp
+from symphony.relay.sockets import shut_reading, tune_tcp
 
 # The kernel lowers it to net.core.somaxconn.
 BACKLOG = 4096
@@ -32,13 +36,23 @@ class BoundListener:
     address: str
     sockets: tuple[socket.socket, ...]
 
+    @property
+    def port(self) -> int:
+        """The port, as bound."""
+        return int(self.address.rpartition(":")[2])
+
+    def listen(self) -> None:
+        """Take connections from now on. Does nothing to sockets that do. Raises OSError."""
+        for sock in self.sockets:
+            sock.listen(BACKLOG)
+
     def refuse(self) -> None:
         """Stop listening, in every process that holds the sockets; what waits in their backlogs is reset.
 
         Closing would not do: the kernel listens on as long as any process has the socket open.
         """
         for sock in self.sockets:
-            sock.shutdown(socket.SHUT_RDWR)
+            shut_reading(sock)
 
     def close(self) -> None:
         """Close all sockets; what waits in their backlogs is reset."""
@@ -47,53 +61,85 @@ class BoundListener:
 
 
 def bind_listeners(
-    file: str, listeners: Sequence[ListenerEntry], acceptors: int
+    file: str, listeners: Sequence[ListenerEntry], acceptors: int, present: Sequence[BoundListener] = ()
 ) -> tuple[BoundListener, ...]:
-    """Bind every listener `acceptors` times.
+    """Bind every listener at least `acceptors` times, and listen.
+
+    Listeners that are `present` already keep their sockets, and what is bound beside them does not listen yet: the
+    connections that came there would be lost if whoever is to serve them did not start.
 
     Raises :class:`ConfigError` (with `file` as its file) that names every listener which could not be bound;
-    then nothing stays bound.
+    nothing that is not `present` then stays bound.
     """
     bound: list[BoundListener] = []
     problems: list[Problem] = []
     for index, listener in enumerate(listeners):
         try:
-            bound.append(_bind_listener(listener, acceptors))
+            bound.append(_bind_listener(listener, acceptors, present, bound))
         except socket.gaierror as error:
             text = f"{listener.host!r} does not resolve ({error.strerror}); expected an address or a name"
             problems.append(Problem(f"listeners[{index}].host", text))
         except OSError as error:
             problems.append(_explain(f"listeners[{index}]", listener, error))
     if problems:
-        for listener_bound in bound:
-            listener_bound.close()
+        close_sockets(bound, but=present)
         raise ConfigError(file, problems)
     return tuple(bound)
 
 
-def _bind_listener(listener: ListenerEntry, acceptors: int) -> BoundListener:
-    family, address = _resolve(listener.host, listener.port)
-    if listener.port:
+def close_sockets(listeners: Iterable[BoundListener], but: Iterable[BoundListener] = ()) -> None:
+    """Close every socket of `listeners` that none of `but` has; what waits in their backlogs is reset."""
+    kept = {sock for listener in but for sock in listener.sockets}
+    for listener in listeners:
+        for sock in listener.sockets:
+            if sock not in kept:
+                sock.close()
+
+
+_Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+def _bind_listener(
+    listener: ListenerEntry,
+    acceptors: int,
+    present: Sequence[BoundListener],
+    others: Sequence[BoundListener],
+) -> BoundListener:
+    kept = next((other for other in present if other.id == listener.id), None)
+    if kept is None:
+        family, address = _resolve(listener.host, listener.port)
+        # The same address by another name, such as that of this machine.
+        kept = next((other for other in present if other.address == _render(address)), None)
+    if kept is not None:
+        first = kept.sockets[0]
+        family, address = socket.AddressFamily(first.family), first.getsockname()
+    if any(other.address == _render(address) for other in others):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    if kept is None and listener.port and all(other.port != listener.port for other in present):
         # SO_REUSEPORT lets two instances of one user share a port without a word, each getting half of the
-        # connections; a bind without it is refused whenever anybody listens there.
+        # connections; a bind without it is refused whenever anybody listens there. That may be this instance,
+        # on all addresses where now one is wanted, or the other way round.
         _open(family, address, reuse_port=False).close()
-    sockets: list[socket.socket] = []
+    before = kept.sockets if kept is not None else ()
+    sockets = list(before)
     try:
-        for _ in range(acceptors):
+        while len(sockets) < acceptors:
             sock = _open(family, address, reuse_port=True)
             sockets.append(sock)
             # With port 0 the first socket gets a free port and the others join it there.
             address = sock.getsockname()
-        for sock in sockets:
-            sock.listen(BACKLOG)
+        bound = BoundListener(listener.id, _render(address), tuple(sockets))
+        if kept is None:
+            bound.listen()
     except OSError:
-        for sock in sockets:
+        for sock in sockets[len(before) :]:
             sock.close()
         raise
-    return BoundListener(listener.id, render_address(str(address[0]), int(address[1])), tuple(sockets))
+    return bound
 
 
-_Address = tuple[str, int] | tuple[str, int, int, int]
+def _render(address: _Address) -> str:
+    return render_address(str(address[0]), int(address[1]))
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, _Address]:

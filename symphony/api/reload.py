@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-from symphony.api.status import REGISTRY
+from symphony.api.names import CONTROL
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError, MailboxTimeout, ask
-from symphony.messages.registry import (
-    ConfigDescription,
-    DescribeConfig,
-    RegistryReply,
-    Reload,
-    ReloadDone,
-)
+from symphony.messages.control import ControlReply, ReloadService, ServiceReloaded
 
 
-async def request_reload(runtime_dir: str, timeout_s: float) -> tuple[str, ReloadDone]:
-    """Ask the registry in `runtime_dir` to reload; return the file that it read, and what came of it.
+async def request_reload(runtime_dir: str, timeout_s: float) -> ServiceReloaded:
+    """Have the instance in `runtime_dir` reload; return what came of it, once it is in force.
 
-    Raises MailboxError when the registry does not answer within `timeout_s` seconds.
+    Raises MailboxError when it does not answer within `timeout_s` seconds, or cannot reload at all.
     """
-    path = mailbox_path(runtime_dir, REGISTRY)
     try:
         async with asyncio.timeout(timeout_s):
-            done = await ask(path, Reload(), RegistryReply, timeout_s)
-            described = await ask(path, DescribeConfig(), RegistryReply, timeout_s)
+            done = await ask(mailbox_path(runtime_dir, CONTROL), ReloadService(), ControlReply, timeout_s)
     except TimeoutError:
         raise MailboxTimeout(f"no answer within {timeout_s:g} s") from None
-    if not isinstance(done, ReloadDone) or not isinstance(described, ConfigDescription):
+    if not isinstance(done, ServiceReloaded):
         raise MailboxError("the answer is of another kind than was asked for")
-    return described.file, done
+    return done

@@ -20,28 +20,29 @@ import setproctitle
 import structlog
 
 from supervisor.action import Outcome
-from supervisor.spec import GroupSpec
 from supervisor.supervisor import Supervisor
 from symphony.api.child import call_in_child
+from symphony.api.control import Control
 from symphony.api.examine import Examination, examine_apart
+from symphony.api.generation import new_generation
+from symphony.api.generations import Generations
 from symphony.api.listening import BoundListener, bind_listeners
-from symphony.api.reload import request_reload
+from symphony.api.names import SUPERVISOR
 from symphony.api.tree import Blueprint, compose_tree
 from symphony.config.source import find_file
+from symphony.connection.tenure import Stage
 from symphony.demo.files import Demo, write_demo
 from symphony.host.descriptors import needed, raise_limit
 from symphony.host.hardening import confine, forbid_dumps
 from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock, mailbox_path, prepare_runtime_dir
-from symphony.mailbox.client import MailboxError
+from symphony.observe.books import Books
 from symphony.observe.line_sink import LineSink
 from symphony.observe.logs import LogFormat, configure_logging, name_process, reopen_log
 from symphony.routing.snapshot_store import SnapshotStore
 from symphony.version import __version__
 
-SUPERVISOR = "supervisor"
 STDERR = 2
-_RELOAD_WITHIN_S = 60.0
-# A stopping acceptor first takes what waits in its queues; after so long, nobody is let in any more.
+# A stopping acceptor takes what waits in its queues and then lets nobody in; one that hangs has this long to do so.
 _REFUSE_AFTER_S = 0.25
 
 log = structlog.get_logger()
@@ -150,41 +151,49 @@ class _Instance:
 
 def _supervise(instance: _Instance, announce: Callable[[str], None]) -> bool:
     examination = instance.examination
-    drain_s = examination.drain_timeout_ms / 1000
     blueprint = Blueprint(
         # Absolute: what the user meant must not depend on anybody's working directory later.
         config_file=os.path.abspath(examination.file),
         overrides=instance.overrides,
         runtime_dir=instance.runtime_dir,
-        workers=examination.workers,
-        drain_timeout_s=drain_s,
-        listeners=instance.listeners,
         demo_path=instance.demo.upstream_path if instance.demo is not None else None,
         admin=examination.admin,
     )
-    outcome = asyncio.run(_run(compose_tree(blueprint), instance, drain_s, announce))
+    outcome = asyncio.run(_run(instance, blueprint, announce))
     log.info("stopped", reason=outcome.reason, clean=outcome.clean)
     return outcome.clean
 
 
-async def _run(
-    root: GroupSpec, instance: _Instance, drain_s: float, announce: Callable[[str], None]
-) -> Outcome:
+async def _run(instance: _Instance, blueprint: Blueprint, announce: Callable[[str], None]) -> Outcome:
+    examination = instance.examination
+    drain_s = examination.drain_timeout_ms / 1000
+    books = Books()
+    first = new_generation(1, 0, instance.listeners, examination.workers, books, Stage.HOLDING)
+
+    def ready() -> None:
+        control.ready()
+        _tell_ready(instance, announce)
+
     path = mailbox_path(instance.runtime_dir, SUPERVISOR)
     supervisor = Supervisor(
-        root,
+        compose_tree(blueprint, first, drain_s),
         path,
-        on_ready=lambda: _tell_ready(instance, announce),
-        confine=partial(confine, core_dumps=instance.examination.core_dumps),
+        on_ready=ready,
+        confine=partial(confine, core_dumps=examination.core_dumps),
     )
+    generations = Generations(supervisor, blueprint, books, first, drain_s)
+    control = Control(blueprint, generations, books)
     loop = asyncio.get_running_loop()
-    stop = _Stop(supervisor, instance.listeners, drain_s)
+    stop = _Stop(supervisor, generations)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.request)
-    reloads = _Reloads(instance.runtime_dir)
-    loop.add_signal_handler(signal.SIGHUP, reloads.begin)
+    loop.add_signal_handler(signal.SIGHUP, control.reload_soon)
     loop.add_signal_handler(signal.SIGUSR1, reopen_log)
-    return await supervisor.run()
+    await control.start()
+    try:
+        return await supervisor.run()
+    finally:
+        await control.close()
 
 
 def _tell_ready(instance: _Instance, announce: Callable[[str], None]) -> None:
@@ -204,51 +213,18 @@ def _tell_ready(instance: _Instance, announce: Callable[[str], None]) -> None:
 class _Stop:
     """Carries SIGTERM and SIGINT to the tree. While it drains, new connections are refused and the ports are free.
 
-    They would otherwise be taken by the kernel, wait for an acceptor that never comes, and be reset at the end.
+    They would otherwise be taken by the kernel, wait for an acceptor that never comes, and be reset at the end. The
+    acceptors see to it themselves when they stop; after so long, this process does so for those that could not.
     """
 
-    def __init__(self, supervisor: Supervisor, listeners: tuple[BoundListener, ...], drain_s: float) -> None:
+    def __init__(self, supervisor: Supervisor, generations: Generations) -> None:
         self._supervisor = supervisor
-        self._listeners = listeners
-        self._drain_s = drain_s
+        self._generations = generations
         self._stopping = False
 
     def request(self) -> None:
         """Stop the tree; the second time, at once."""
-        self._supervisor.request_stop(self._drain_s)
+        self._supervisor.request_stop(self._generations.drain_timeout_s)
         if not self._stopping:
             self._stopping = True
-            asyncio.get_running_loop().call_later(_REFUSE_AFTER_S, self._refuse)
-
-    def _refuse(self) -> None:
-        for listener in self._listeners:
-            listener.refuse()
-
-
-class _Reloads:
-    """Carries SIGHUP to the registry, one at a time, and logs what came of it."""
-
-    def __init__(self, runtime_dir: str) -> None:
-        self._runtime_dir = runtime_dir
-        self._wanted = False
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self) -> None:
-        """Ask for a reload. One that is under way is followed by another: it may have read the file too early."""
-        self._wanted = True
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._reload_while_wanted(), name="reload")
-
-    async def _reload_while_wanted(self) -> None:
-        while self._wanted:
-            self._wanted = False
-            await self._reload()
-
-    async def _reload(self) -> None:
-        try:
-            file, done = await request_reload(self._runtime_dir, _RELOAD_WITHIN_S)
-        except MailboxError as error:
-            log.error("reload failed", reason=str(error))
-            return
-        # The registry has logged every finding.
-        log.info("reloaded", file=file, version=done.version, changed=done.changed)
+            asyncio.get_running_loop().call_later(_REFUSE_AFTER_S, self._generations.refuse)

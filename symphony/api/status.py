@@ -16,32 +16,38 @@ from typing import Any
 from msgspec import Struct, structs
 
 from supervisor.messages import DescribeTree, TreeDescription, TreeReply
+from symphony.api.names import CONTROL, REGISTRY, SUPERVISOR
 from symphony.connection.ids import ACCEPTOR_PREFIX
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError, ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
+from symphony.messages.control import ControlReply, DescribeService, ServiceDescription
 from symphony.messages.registry import ConfigDescription, DescribeConfig, RegistryReply
 from symphony.version import __version__
 
-SUPERVISOR = "supervisor"
-REGISTRY = "route-registry"
 ANSWER_WITHIN_S = 1.0
 UNRESPONSIVE = "unresponsive"
 RUNNING = "running"
+DRAINING = "draining"
 
 
 class ListenerStatus(Struct, frozen=True):
-    """One listener over all acceptors. `address` is as bound; `blocked` maps a reason to refused connections."""
+    """One listener over all acceptors. `address` is as bound; `blocked` maps a reason to refused connections.
+
+    `state` is ``open``, or ``closing`` when it is no longer configured and still has connections.
+    """
 
     id: str
     address: str
     active: int
     accepted: int
     blocked: dict[str, int] = {}
+    state: str = "open"
 
 
 class ActorStatus(Struct, frozen=True):
-    """One process. `state` is the supervisor's word for it, or ``unresponsive``."""
+    """One process. `state` is the supervisor's word for it, ``draining`` for an acceptor that only finishes what it
+    has, or ``unresponsive``. `active` is how many connections it holds."""
 
     name: str
     kind: str
@@ -49,6 +55,7 @@ class ActorStatus(Struct, frozen=True):
     state: str
     restarts: int
     uptime_s: float
+    active: int = 0
 
 
 class ConnectionTotals(Struct, frozen=True):
@@ -82,8 +89,9 @@ class Status(Struct, frozen=True):
 async def gather_status(runtime_dir: str, pid: int) -> Status:
     """Ask the instance in `runtime_dir`, whose supervisor is process `pid`. Takes a second or so at most."""
     acceptor_names = acceptors_in(runtime_dir)
-    tree, config, *acceptors = await asyncio.gather(
+    tree, service, config, *acceptors = await asyncio.gather(
         ask_briefly(runtime_dir, SUPERVISOR, DescribeTree(), TreeReply),
+        ask_briefly(runtime_dir, CONTROL, DescribeService(), ControlReply),
         ask_briefly(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply),
         *(ask_briefly(runtime_dir, name, DescribeAcceptor(), AcceptorReply) for name in acceptor_names),
     )
@@ -104,9 +112,9 @@ async def gather_status(runtime_dir: str, pid: int) -> Status:
         config_file=file,
         config_version=version,
         routes=routes,
-        listeners=_add_listeners(described),
-        actors=_actors(tree, answering, {REGISTRY, *acceptor_names}),
-        connections=_add_connections(described),
+        listeners=_listeners(service, described),
+        actors=_actors(tree, answering, {REGISTRY, *acceptor_names}, service, described),
+        connections=_connections(service, described),
     )
 
 
@@ -126,23 +134,33 @@ def acceptors_in(runtime_dir: str) -> list[str]:
     return [f"{ACCEPTOR_PREFIX}{number}" for number in sorted(int(n) for n in numbers if n.isdecimal())]
 
 
-def _actors(tree: Any, answering: set[str], asked: set[str]) -> tuple[ActorStatus, ...]:
+def _actors(
+    tree: Any, answering: set[str], asked: set[str], service: Any, described: list[AcceptorDescription]
+) -> tuple[ActorStatus, ...]:
     if not isinstance(tree, TreeDescription):
         # Without the supervisor, who answers is all that is known.
         return tuple(
             ActorStatus(name, _kind(name), None, "unknown" if name in answering else UNRESPONSIVE, 0, 0.0)
             for name in sorted(asked)
         )
+    silent = asked - answering
+    draining = service.draining if isinstance(service, ServiceDescription) else ()
+    active = {answer.name: answer.active for answer in described}
+
+    def state(name: str, state: str) -> str:
+        if state == RUNNING and name in silent:
+            return UNRESPONSIVE
+        return DRAINING if name in draining and state in (RUNNING, "stopping") else state
+
     return tuple(
         ActorStatus(
             name=child.name,
             kind=child.kind,
             pid=child.pid or None,
-            state=UNRESPONSIVE
-            if child.state == RUNNING and child.name in asked - answering
-            else str(child.state),
+            state=state(child.name, child.state),
             restarts=child.restarts,
             uptime_s=round(child.uptime_s, 3),
+            active=active.get(child.name, 0),
         )
         for child in tree.children
     )
@@ -152,7 +170,13 @@ def _kind(name: str) -> str:
     return "acceptor" if name.startswith(ACCEPTOR_PREFIX) else name
 
 
-def _add_listeners(described: list[AcceptorDescription]) -> tuple[ListenerStatus, ...]:
+def _listeners(service: Any, described: list[AcceptorDescription]) -> tuple[ListenerStatus, ...]:
+    if isinstance(service, ServiceDescription):
+        return tuple(
+            ListenerStatus(part.id, part.address, part.active, part.accepted, part.blocked, part.state)
+            for part in service.listeners
+        )
+    # Without the process that holds the ports, what the acceptors that answer say themselves.
     added: dict[str, ListenerStatus] = {}
     for answer in described:
         for part in answer.listeners:
@@ -166,7 +190,12 @@ def _add_listeners(described: list[AcceptorDescription]) -> tuple[ListenerStatus
     return tuple(added.values())
 
 
-def _add_connections(described: list[AcceptorDescription]) -> ConnectionTotals:
+def _connections(service: Any, described: list[AcceptorDescription]) -> ConnectionTotals:
+    held = sum(answer.held for answer in described)
+    if isinstance(service, ServiceDescription):
+        return ConnectionTotals(
+            service.active, service.accepted, service.bytes_up, service.bytes_down, service.errors, held
+        )
     errors: Counter[str] = Counter()
     for answer in described:
         errors.update(answer.errors)
@@ -176,5 +205,5 @@ def _add_connections(described: list[AcceptorDescription]) -> ConnectionTotals:
         bytes_up=sum(answer.bytes_up for answer in described),
         bytes_down=sum(answer.bytes_down for answer in described),
         errors=dict(errors.most_common()),
-        held=sum(answer.held for answer in described),
+        held=held,
     )

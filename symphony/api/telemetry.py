@@ -14,7 +14,8 @@ import psutil
 from msgspec import Struct
 
 from supervisor.messages import ChildDescription, DescribeTree, TreeDescription, TreeReply
-from symphony.api.status import REGISTRY, SUPERVISOR, acceptors_in, ask_briefly
+from symphony.api.names import REGISTRY, SUPERVISOR
+from symphony.api.status import acceptors_in, ask_briefly
 from symphony.messages.acceptor import AcceptorReply
 from symphony.messages.registry import ConfigDescription, DescribeConfig, RegistryReply
 from symphony.messages.totals import AcceptorTotals, DescribeTotals, PageTotals

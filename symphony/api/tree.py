@@ -3,19 +3,22 @@
     root (one_for_one)
     ├── state (one_for_one)      route-registry, rate-limiter, cpu-sampler
     ├── demo (one_for_one)       demo-upstream; only with --demo
-    ├── acceptors (one_for_one)  acceptor-0 .. acceptor-N-1
+    ├── acceptors-1 (one_for_one)  acceptor-0 .. acceptor-N-1
     └── observers (one_for_one)  admin; only with [admin]
 
 The groups are apart because acceptors serve on from what they have when the state's actors are away: the death of
 one of these restarts no acceptor. They start in this order and stop in the reverse one, so that draining
 connections keep the registry and the demo's upstream to the end.
+
+When listeners or the number of acceptors change, a new generation of acceptors joins as acceptors-2, and so on, and the
+one before is retired (:mod:`symphony.api.generations`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from actors.acceptor import AcceptorSettings, run_acceptor
@@ -26,7 +29,7 @@ from actors.demo_upstream import DemoSettings, run_demo_upstream
 from actors.rate_limiter import LimiterSettings, run_rate_limiter
 from actors.route_registry import RegistrySettings, run_route_registry
 from supervisor.spec import BackoffSpec, Birth, ChildSpec, GroupSpec, Strategy
-from symphony.api.listening import BoundListener
+from symphony.api.generation import Generation
 from symphony.api.telemetry import TelemetrySource
 from symphony.config.model import Admin
 from symphony.observe.counters import CounterPage
@@ -46,26 +49,27 @@ ADMIN_SOCKET = "admin-http.sock"
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What the tree is made from. `demo_path` is the demo upstream's socket, None for no demo."""
+    """What stays the same in a tree for as long as it lives.
+
+    `demo_path` is the demo upstream's socket, None for no demo. `base` is what lets sessions resume in every acceptor.
+    """
 
     config_file: str
     overrides: Mapping[str, object]
     runtime_dir: str
-    workers: int
-    drain_timeout_s: float
-    listeners: tuple[BoundListener, ...]
     demo_path: str | None = None
     admin: Admin | None = None
+    base: BaseContext = field(default_factory=BaseContext)
 
 
-def compose_tree(blueprint: Blueprint) -> GroupSpec:
-    """Make what all acceptors share (the base TLS context, the counter pages) and describe every process."""
+def compose_tree(blueprint: Blueprint, first: Generation, drain_timeout_s: float) -> GroupSpec:
+    """Describe every process of a tree that begins with the acceptors of `first`."""
     groups = [_state_group(blueprint)]
     if blueprint.demo_path is not None:
         settings = DemoSettings(blueprint.runtime_dir, blueprint.demo_path)
         demo = _child("demo-upstream", "demo-upstream", partial(run_demo_upstream, settings=settings))
         groups.append(_group("demo", (demo,)))
-    groups.append(_acceptor_group(blueprint))
+    groups.append(acceptor_group(blueprint, first, first.pages, drain_timeout_s))
     if blueprint.admin is not None:
         groups.append(_admin_group(blueprint.runtime_dir, blueprint.admin))
     # A group that was given up has exceeded a generous limit: the whole tree then ends, and with a word why,
@@ -100,24 +104,36 @@ def _admin_group(runtime_dir: str, admin: Admin) -> GroupSpec:
     return _group("observers", (_child(ADMIN, ADMIN, partial(run_admin, settings=settings)),))
 
 
-def _acceptor_group(blueprint: Blueprint) -> GroupSpec:
-    names = tuple(f"acceptor-{index}" for index in range(blueprint.workers))
-    listeners = blueprint.listeners
-    pages = [CounterPage([listener.id for listener in listeners]) for _ in names]
+def acceptor_group(
+    blueprint: Blueprint, generation: Generation, pages: Sequence[CounterPage], drain_timeout_s: float
+) -> GroupSpec:
+    """Describe the processes of `generation`. `pages` are its own and then those of earlier ones that still run."""
+    listeners = generation.listeners
     sockets = {listener.id: listener.sockets for listener in listeners}
     addresses = {listener.id: listener.address for listener in listeners}
-    base = BaseContext()
     # All sockets of all acceptors: a sibling serves those of one that is gone until its successor is there.
     keep = tuple(sock.fileno() for listener in listeners for sock in listener.sockets)
     children = []
-    for index, name in enumerate(names):
+    for index, name in enumerate(generation.names):
         settings = AcceptorSettings(
-            blueprint.runtime_dir, index, names, sockets, addresses, base, pages, blueprint.drain_timeout_s
+            blueprint.runtime_dir,
+            index,
+            generation.names,
+            sockets,
+            addresses,
+            blueprint.base,
+            pages,
+            tenure=generation.tenure,
         )
         run = partial(run_acceptor, settings=settings)
-        shutdown_s = blueprint.drain_timeout_s + _AFTER_DRAIN_S
+        shutdown_s = time_to_stop(drain_timeout_s)
         children.append(_child(name, "acceptor", run, shutdown_s=shutdown_s, start_timeout_s=60.0, keep=keep))
-    return _group("acceptors", tuple(children), stop_together=True)
+    return _group(generation.group, tuple(children), stop_together=True)
+
+
+def time_to_stop(drain_timeout_s: float) -> float:
+    """How long an acceptor may take to stop whose connections may take `drain_timeout_s`."""
+    return drain_timeout_s + _AFTER_DRAIN_S
 
 
 def _child(

@@ -7,15 +7,18 @@ import click
 from symphony.cli.exits import Exit, leave
 from symphony.cli.options import config_option, runtime_dir_option
 
-# Ten thousand routes with their certificates are read and checked in a few seconds.
-_ANSWER_WITHIN_S = 60.0
+# Ten thousand routes with their certificates are read and checked in a few seconds, and then built by new acceptors.
+_ANSWER_WITHIN_S = 180.0
 
 
 @click.command()
 @config_option
 @runtime_dir_option
 def command(config_file: str | None, runtime_dir: str | None) -> None:
-    """Make the running instance read its configuration again; open connections are untouched."""
+    """Make the running instance read its configuration again.
+
+    Where listeners or workers have changed, new acceptors take over and those before finish their connections.
+    """
     import asyncio
 
     from symphony.api.reload import request_reload
@@ -25,14 +28,18 @@ def command(config_file: str | None, runtime_dir: str | None) -> None:
 
     instance = find_instance(runtime_dir, config_file)
     try:
-        file, done = asyncio.run(request_reload(instance.runtime_dir, _ANSWER_WITHIN_S))
+        done = asyncio.run(request_reload(instance.runtime_dir, _ANSWER_WITHIN_S))
     except MailboxError as error:
-        leave(Exit.FAILURE, f"the route registry of process {instance.pid} did not reload: {error}")
+        leave(Exit.FAILURE, f"process {instance.pid} did not reload: {error}")
     for problem in done.problems:
-        click.echo(problem.line(file), err=True)
+        click.echo(problem.line(done.file), err=True)
     if done.kept:
         names = ", ".join(name or '""' for name in done.kept)
         click.echo(f"kept at their last good version: {names}", err=True)
     click.echo(f"configuration {done.version}: " + ("in force" if done.changed else "nothing changed"))
+    if done.acceptors:
+        click.echo(f"serving from now on: {', '.join(done.acceptors)}")
+    if done.failure:
+        leave(Exit.FAILURE, done.failure)
     if any(problem.severity is Severity.ERROR for problem in done.problems):
         raise SystemExit(Exit.CONFIGURATION)

@@ -20,20 +20,23 @@ def print_status(status: Status) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    listeners = _table("listener", "active", "accepted", "blocked")
+    listeners = _table("listener", "state", "active", "accepted", "blocked")
     for listener in status.listeners:
         blocked = sum(listener.blocked.values())
-        listeners.add_row(listener.address, str(listener.active), str(listener.accepted), str(blocked))
+        listeners.add_row(
+            listener.address, listener.state, str(listener.active), str(listener.accepted), str(blocked)
+        )
     console.print(listeners)
     if status.connections.held:
         console.print(f"{status.connections.held} of them held (symphony suspended lists them)")
-    actors = _table("actor", "pid", "state", "restarts", "uptime")
+    actors = _table("actor", "pid", "state", "active", "restarts", "uptime")
     for actor in status.actors:
-        colour = "green" if actor.state == "running" else "red"
+        colour = {"running": "green", "draining": "yellow"}.get(actor.state, "red")
         actors.add_row(
             actor.name,
             str(actor.pid or "-"),
             f"[{colour}]{actor.state}[/]",
+            str(actor.active) if actor.kind == "acceptor" else "",
             str(actor.restarts),
             render_duration(actor.uptime_s),
         )

@@ -5,15 +5,16 @@ The rules:
 - Anything wrong outside single routes changes nothing.
 - A broken route stays as it was last served; one that was never served is left out. All others are applied.
 - A route whose name cannot be read may be any of those that the file no longer names, so all of these stay.
-- Listeners are bound at the start. The set of addresses, and the number of workers, stay as they are until a
-  restart, and a warning says so; everything else about a listener that is in the file still is applied.
+- A listener that is new in the file is there at once, for acceptors that are about to serve it. One that is no longer
+  in the file stays, since connections still come there: until :func:`keep_listeners` is told that nobody serves it.
 - On a listener that is no longer in the file, a route takes its own certificate and client authority; what it
   leaves to the listener stays as it was for this route, and a route that never got it there is not served there.
+- A broken route is not served on listeners that are new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -22,20 +23,23 @@ from symphony.config.model import Config
 from symphony.config.numbering import number_snapshot
 from symphony.config.problem import Problem, Severity
 from symphony.config.resolve import Loaded
-from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy, listed_networks
+from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy, listed_networks
+from symphony.config.topology import Topology, topology_of
 
 
 class Merged(Struct, frozen=True):
     """What comes of a reload.
 
     `snapshot` is what to serve from now on, its version one higher; None when nothing changes. `kept` names the
-    routes that stay at their last good version, `left_out` those that are broken and were never served.
+    routes that stay at their last good version, `left_out` those that are broken and were never served. `topology` is
+    what the file wants of processes and ports, None when it cannot be used.
     """
 
     snapshot: Snapshot | None
     kept: tuple[str, ...]
     left_out: tuple[str, ...]
     problems: tuple[Problem, ...]
+    topology: Topology | None = None
 
 
 def merge(previous: Snapshot, loaded: Loaded, *, started: Config | None = None) -> Merged:
@@ -47,7 +51,7 @@ def merge(previous: Snapshot, loaded: Loaded, *, started: Config | None = None) 
     new, config = loaded.snapshot, loaded.config
     if new is None or config is None:
         return Merged(None, (), (), loaded.problems)
-    warnings = [*_listener_warnings(previous, new), *(_restart_warnings(started, config) if started else ())]
+    warnings = _restart_warnings(started, config) if started is not None else []
     broken = {name for name in loaded.broken if name is not None}
     named = {route.sni for route in new.routes}
     if None in loaded.broken:
@@ -64,7 +68,24 @@ def merge(previous: Snapshot, loaded: Loaded, *, started: Config | None = None) 
         tuple(route.sni for route in kept),
         tuple(sorted(broken - kept_names)),
         (*loaded.problems, *warnings),
+        topology_of(config, new),
     )
+
+
+def keep_listeners(snapshot: Snapshot, ids: Collection[str]) -> Snapshot:
+    """Return `snapshot`, in its version, without the listeners that are not among `ids`, nor what only they needed."""
+    columns = [column for column, listener in enumerate(snapshot.listeners) if listener.id in ids]
+    if len(columns) == len(snapshot.listeners):
+        return snapshot
+    routes: list[_Routed] = [
+        (route, [_policy(snapshot, route, column) for column in columns] if route.policies else [])
+        for route in snapshot.routes
+    ]
+    return _assemble(snapshot, snapshot, [snapshot.listeners[column] for column in columns], routes)
+
+
+_Routed = tuple[RouteEntry, list[TlsPolicy | None]]
+"""A route, with its policy on each listener."""
 
 
 class _Combination:
@@ -75,9 +96,10 @@ class _Combination:
         self._new = new
         self._own = dict(zip((route.sni for route in new.routes), loaded.own_policies, strict=True))
         column_of = {listener.id: column for column, listener in enumerate(new.listeners)}
-        # For each running listener its column in the new snapshot; None where the file no longer has it.
-        self._columns = [column_of.get(listener.id) for listener in previous.listeners]
-        self._policies: dict[TlsPolicy, int] = {}
+        former = {listener.id for listener in previous.listeners}
+        added = [column for column, listener in enumerate(new.listeners) if listener.id not in former]
+        # For each listener its column in the new snapshot; None where the file no longer has it.
+        self._columns = [*(column_of.get(listener.id) for listener in previous.listeners), *added]
 
     def build(self, kept: Iterable[RouteEntry]) -> Snapshot:
         """Return the combination, with the previous version, so that it can be compared.
@@ -89,37 +111,13 @@ class _Combination:
         next_.update((route.sni, self._keep(route)) for route in kept)
         order = [name for name in former if name in next_]
         order.extend(name for name in next_ if name not in former)
-        routes = self._renumber([next_[name] for name in order])
-        policies = tuple(self._policies)
-        identities = {**self._previous.identities, **self._new.identities}
-        authorities = {**self._previous.client_authorities, **self._new.client_authorities}
-        networks = {**self._previous.networks, **self._new.networks}
-        listeners = tuple(
-            running if column is None else self._new.listeners[column]
-            for running, column in zip(self._previous.listeners, self._columns, strict=True)
-        )
-        return Snapshot(
-            version=self._previous.version,
-            read_buffer_size=self._new.read_buffer_size,
-            drain_timeout_ms=self._new.drain_timeout_ms,
-            access_log_rate=self._new.access_log_rate,
-            listeners=listeners,
-            routes=routes,
-            policies=policies,
-            identities={
-                policy.identity: identities[policy.identity] for policy in policies if policy.identity
-            },
-            client_authorities={
-                policy.client_authority: authorities[policy.client_authority]
-                for policy in policies
-                if policy.client_authority
-            },
-            networks={digest: networks[digest] for digest in listed_networks(listeners)},
-        )
+        listeners = [
+            self._previous.listeners[position] if column is None else self._new.listeners[column]
+            for position, column in enumerate(self._columns)
+        ]
+        return _assemble(self._previous, self._new, listeners, [next_[name] for name in order])
 
-    def _renew(
-        self, route: RouteEntry, former: RouteEntry | None
-    ) -> tuple[RouteEntry, list[TlsPolicy | None]]:
+    def _renew(self, route: RouteEntry, former: RouteEntry | None) -> _Routed:
         if not route.policies:
             return route, []
         policies: list[TlsPolicy | None] = []
@@ -142,21 +140,44 @@ class _Combination:
             own.identity or before.identity, own.client_authority or before.client_authority, own.http2
         )
 
-    def _keep(self, route: RouteEntry) -> tuple[RouteEntry, list[TlsPolicy | None]]:
-        columns = range(len(self._previous.listeners)) if route.policies else ()
-        return route, [_policy(self._previous, route, column) for column in columns]
+    def _keep(self, route: RouteEntry) -> _Routed:
+        if not route.policies:
+            return route, []
+        before = len(self._previous.listeners)
+        policies = [_policy(self._previous, route, column) for column in range(before)]
+        return route, [*policies, *(None for _ in self._columns[before:])]
 
-    def _renumber(self, routes: list[tuple[RouteEntry, list[TlsPolicy | None]]]) -> tuple[RouteEntry, ...]:
-        result: list[RouteEntry] = []
-        for route, policies in routes:
-            numbers = tuple(
-                -1 if policy is None else self._policies.setdefault(policy, len(self._policies))
-                for policy in policies
-            )
-            result.append(
-                route if numbers == route.policies else msgspec.structs.replace(route, policies=numbers)
-            )
-        return tuple(result)
+
+def _assemble(
+    previous: Snapshot, new: Snapshot, listeners: Sequence[ListenerEntry], routed: Iterable[_Routed]
+) -> Snapshot:
+    """Number the policies of `routed` and take along what they name from either snapshot, and nothing else."""
+    policies: dict[TlsPolicy, int] = {}
+    routes: list[RouteEntry] = []
+    for route, wanted in routed:
+        numbers = tuple(
+            -1 if policy is None else policies.setdefault(policy, len(policies)) for policy in wanted
+        )
+        routes.append(
+            route if numbers == route.policies else msgspec.structs.replace(route, policies=numbers)
+        )
+    identities = {**previous.identities, **new.identities}
+    authorities = {**previous.client_authorities, **new.client_authorities}
+    networks = {**previous.networks, **new.networks}
+    return msgspec.structs.replace(
+        new,
+        version=previous.version,
+        listeners=tuple(listeners),
+        routes=tuple(routes),
+        policies=tuple(policies),
+        identities={policy.identity: identities[policy.identity] for policy in policies if policy.identity},
+        client_authorities={
+            policy.client_authority: authorities[policy.client_authority]
+            for policy in policies
+            if policy.client_authority
+        },
+        networks={digest: networks[digest] for digest in listed_networks(listeners)},
+    )
 
 
 def _policy(snapshot: Snapshot, route: RouteEntry, column: int) -> TlsPolicy | None:
@@ -165,31 +186,9 @@ def _policy(snapshot: Snapshot, route: RouteEntry, column: int) -> TlsPolicy | N
     return snapshot.policies[route.policies[column]]
 
 
-def _listener_warnings(previous: Snapshot, new: Snapshot) -> list[Problem]:
-    running = {listener.id for listener in previous.listeners}
-    wanted = {listener.id for listener in new.listeners}
-    warnings = [
-        Problem(
-            f"listeners[{index}]", f"{listener.id} is new: it is bound at the next restart", Severity.WARNING
-        )
-        for index, listener in enumerate(new.listeners)
-        if listener.id not in running
-    ]
-    warnings.extend(
-        Problem(
-            "listeners",
-            f"{listener.id} is no longer there: it stays open until the next restart",
-            Severity.WARNING,
-        )
-        for listener in previous.listeners
-        if listener.id not in wanted
-    )
-    return warnings
-
-
 def _restart_warnings(started: Config, config: Config) -> list[Problem]:
     return [
         Problem(key, "has changed: that takes effect at the next restart", Severity.WARNING)
-        for key in ("workers", "runtime_dir", "core_dumps")
+        for key in ("runtime_dir", "core_dumps")
         if getattr(started, key) != getattr(config, key)
     ]

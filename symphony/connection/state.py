@@ -124,7 +124,8 @@ class ServingState:
         pages: Sequence[CounterPage],
         acceptor: str = "acceptor-0",
     ) -> None:
-        """`pages` are the totals of all acceptors; the one that `ledger` writes is among them. `acceptor`: its name."""
+        """`pages` are the totals of all acceptors, those of an earlier generation included that still have connections;
+        the one that `ledger` writes is among them. `acceptor`: its name."""
         self.host = host
         self.base: Any = base.pointer
         self.plan = plan
@@ -144,5 +145,5 @@ class ServingState:
         Each acceptor counts before it looks, so that two which accept at once may both refuse, but never both let
         a connection through that is one too many.
         """
-        slot = seat.slot + 1
-        return sum(page.values[slot] for page in self.pages) > seat.max_connections
+        listener_id = seat.id
+        return sum(page.active_at(listener_id) for page in self.pages) > seat.max_connections

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from symphony.config.problem import Problem
 from symphony.config.snapshot import ListenerEntry, Snapshot
+from symphony.config.topology import Topology
 from symphony.mailbox.envelope import Refused
 
 
@@ -41,6 +42,19 @@ class DescribeConfig(Struct, frozen=True, array_like=True, tag=True):
     """Ask for :class:`ConfigDescription`."""
 
 
+class SubscribeTopology(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for every :class:`TopologyPublished` from now on, beginning with the present one."""
+
+
+class KeepListeners(Struct, frozen=True, array_like=True, tag=True):
+    """These listeners are served by somebody: all others may be forgotten, unless the file has them.
+
+    Answered by :class:`ListenersKept`.
+    """
+
+    ids: tuple[str, ...]
+
+
 class RoutesPublished(Struct, frozen=True, array_like=True, tag=True):
     """A whole snapshot, to be taken as one."""
 
@@ -53,6 +67,18 @@ class TargetsPublished(Struct, frozen=True, array_like=True, tag=True):
     targets: tuple[tuple[int, int], ...]
 
 
+class TopologyPublished(Struct, frozen=True, array_like=True, tag=True):
+    """The configuration file was read, for whatever reason, and this is what it wants of processes and ports."""
+
+    topology: Topology
+
+
+class ListenersKept(Struct, frozen=True, array_like=True, tag=True):
+    """Nothing but what was named is left, and `version` is served."""
+
+    version: int
+
+
 class Subscribed(Struct, frozen=True, array_like=True, tag=True):
     """The subscription stands; the present version follows as a push unless the subscriber has it."""
 
@@ -63,13 +89,15 @@ class ReloadDone(Struct, frozen=True, array_like=True, tag=True):
     """What came of a reload.
 
     `changed` is false when the file said what is already served, or when it could not be used at all (then some
-    problem is an error). `kept` names the routes that stay at their last good version.
+    problem is an error). `kept` names the routes that stay at their last good version. `topology` is what the file
+    wants of processes and ports, None when it could not be used.
     """
 
     version: int
     changed: bool
     kept: tuple[str, ...]
     problems: tuple[Problem, ...]
+    topology: Topology | None = None
 
 
 class ConfigDescription(Struct, frozen=True, array_like=True, tag=True):
@@ -84,5 +112,22 @@ class ConfigDescription(Struct, frozen=True, array_like=True, tag=True):
     problems: tuple[Problem, ...]
 
 
-RegistryRequest = SubscribeRoutes | SubscribeTargets | SnapshotApplied | Reload | DescribeConfig
-RegistryReply = RoutesPublished | TargetsPublished | Subscribed | ReloadDone | ConfigDescription | Refused
+RegistryRequest = (
+    SubscribeRoutes
+    | SubscribeTargets
+    | SubscribeTopology
+    | SnapshotApplied
+    | KeepListeners
+    | Reload
+    | DescribeConfig
+)
+RegistryReply = (
+    RoutesPublished
+    | TargetsPublished
+    | TopologyPublished
+    | Subscribed
+    | ListenersKept
+    | ReloadDone
+    | ConfigDescription
+    | Refused
+)

@@ -8,7 +8,7 @@ integer with one writer, which is all the synchronisation that x86-64 and AArch6
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from symphony.observe import histogram
 from symphony.observe.histogram import Histogram
@@ -75,6 +75,11 @@ class CounterPage:
         self.upstreams = upstream_area()
         self.routes = route_area()
 
+    @property
+    def listener_ids(self) -> tuple[str, ...]:
+        """The listeners that it has slots for."""
+        return tuple(self._listener_slots)
+
     def listener_slot(self, listener_id: str) -> int:
         """The first slot of a listener: its accepted connections, then its active ones, then :data:`BLOCKED_SLOT`."""
         return self._listener_slots[listener_id]
@@ -89,8 +94,17 @@ class CounterPage:
 
     def errors(self) -> dict[str, int]:
         """How many connections each reason ended; reasons that never did are left out."""
-        values = self.values
-        return {reason.value: values[slot] for reason, slot in REASON_SLOT.items() if values[slot]}
+        return _named(self.values, REASON_SLOT)
+
+    def active_at(self, listener_id: str) -> int:
+        """How many connections of a listener are open; 0 for one that it has no slots for."""
+        slot = self._listener_slots.get(listener_id)
+        return 0 if slot is None else self.values[slot + 1]
+
+    def of_listener(self, listener_id: str) -> Sequence[int]:
+        """A listener's slots, from the first one on."""
+        slot = self._listener_slots[listener_id]
+        return self.values[slot : slot + _PER_LISTENER]
 
     def suites(self) -> dict[str, tuple[int, int]]:
         """How many full and resumed handshakes came to each cipher suite; those that never did are left out."""
@@ -104,9 +118,43 @@ class CounterPage:
 
     def blocked(self, listener_slot: int) -> dict[str, int]:
         """How many connections a listener refused, by reason; reasons that never were are left out."""
-        values = self.values
-        return {
-            reason.value: values[listener_slot + at]
-            for reason, at in BLOCKED_SLOT.items()
-            if values[listener_slot + at]
-        }
+        return _named(self.values[listener_slot : listener_slot + _PER_LISTENER], BLOCKED_SLOT)
+
+
+class Totals:
+    """Pages added up, whichever listeners each of them has. Slots are those of one page."""
+
+    __slots__ = ("listeners", "values")
+
+    def __init__(self) -> None:
+        self.values = [0] * _FIRST_LISTENER
+        self.listeners: dict[str, list[int]] = {}
+
+    def add(self, more: CounterPage | Totals) -> None:
+        """Add what stands in `more`."""
+        for slot in range(_FIRST_LISTENER):
+            self.values[slot] += more.values[slot]
+        for listener_id in more.listener_ids if isinstance(more, CounterPage) else more.listeners:
+            mine = self.listeners.setdefault(listener_id, [0] * _PER_LISTENER)
+            theirs = more.of_listener(listener_id)
+            for at in range(_PER_LISTENER):
+                mine[at] += theirs[at]
+
+    def of_listener(self, listener_id: str) -> Sequence[int]:
+        """A listener's accepted connections, its active ones, then what stands at :data:`BLOCKED_SLOT`."""
+        return self.listeners.get(listener_id, _NOTHING)
+
+    def errors(self) -> dict[str, int]:
+        """How many connections each reason ended; reasons that never did are left out."""
+        return _named(self.values, REASON_SLOT)
+
+    def blocked(self, listener_id: str) -> dict[str, int]:
+        """How many connections a listener refused, by reason; reasons that never were are left out."""
+        return _named(self.of_listener(listener_id), BLOCKED_SLOT)
+
+
+_NOTHING = (0,) * _PER_LISTENER
+
+
+def _named(values: Sequence[int], slots: Mapping[Reason, int]) -> dict[str, int]:
+    return {reason.value: values[slot] for reason, slot in slots.items() if values[slot]}

@@ -68,6 +68,16 @@ class RecordArea:
         for number in range(self.words[0]):
             self.words[self.at(number) + ACTIVE] = 0
 
+    def take_over(self, other: RecordArea) -> None:
+        """Add all that was counted in `other`, an area of the same kind, whose process is gone."""
+        for number in range(other.words[0]):
+            start = other.at(number)
+            record = other.words[start : start + other.size].tolist()
+            if record[OWNER]:
+                at = self.claim(number, record[OWNER])
+                for word in range(CONNECTIONS, self.size):
+                    self.words[at + word] += record[word]
+
 
 def upstream_area() -> RecordArea:
     """An acceptor's records of upstreams."""

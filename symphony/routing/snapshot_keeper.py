@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 import structlog
@@ -20,9 +20,10 @@ from msgspec import Struct
 from symphony.config.model import Config, UdsUpstream
 from symphony.config.numbering import number_snapshot
 from symphony.config.problem import ConfigError, Problem, Severity
-from symphony.config.reload import merge
+from symphony.config.reload import keep_listeners, merge
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import Snapshot
+from symphony.config.topology import Topology, topology_of
 from symphony.host.descriptors import shortage
 from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError, StoredSnapshot
 
@@ -36,13 +37,15 @@ class Reloaded(Struct, frozen=True):
     kept: tuple[str, ...]
     left_out: tuple[str, ...]
     problems: tuple[Problem, ...]
+    topology: Topology | None
 
 
 class SnapshotKeeper:
     """Keeps the snapshot of the configuration at `file`; `tree` is the supervisor's pid.
 
     `overrides` are as for :func:`symphony.config.resolve.load`. `current` is there after :meth:`begin`; `problems`
-    and `loaded_at` (seconds since the epoch) are those of the last reading of the file.
+    and `loaded_at` (seconds since the epoch) are those of the last reading of the file, `topology` what the last one
+    that could be used wants of processes and ports (None: there was none).
     """
 
     current: Snapshot
@@ -53,6 +56,7 @@ class SnapshotKeeper:
         self.file = file
         self.problems: tuple[Problem, ...] = ()
         self.loaded_at = 0.0
+        self.topology: Topology | None = None
         self._source = os.path.abspath(file)
         self._store = store
         self._tree = tree
@@ -74,10 +78,11 @@ class SnapshotKeeper:
         if stored is not None and own and not first_life:
             merged = merge(stored.snapshot, loaded)
             self.current = merged.snapshot or stored.snapshot
-            self._note(merged.problems)
+            self._note(merged.problems, merged.topology)
         else:
-            self.current = _continue_version(loaded.require()[1], stored)
-            self._note(loaded.problems)
+            config, fresh = loaded.require()
+            self.current = _continue_version(fresh, stored)
+            self._note(loaded.problems, topology_of(config, fresh))
         self._started = loaded.config
         if stored is None or not own or stored.snapshot is not self.current:
             self._save()
@@ -85,11 +90,23 @@ class SnapshotKeeper:
     def reload(self, loaded: Loaded) -> Reloaded:
         """Apply what :meth:`read` returned to `current`."""
         merged = merge(self.current, loaded, started=self._started)
-        self._note(merged.problems)
+        self._note(merged.problems, merged.topology)
         if merged.snapshot is not None:
             self.current = merged.snapshot
             self._save()
-        return Reloaded(merged.snapshot is not None, merged.kept, merged.left_out, merged.problems)
+        return Reloaded(
+            merged.snapshot is not None, merged.kept, merged.left_out, merged.problems, merged.topology
+        )
+
+    def keep_listeners(self, ids: Collection[str]) -> bool:
+        """Forget the listeners of `current` that are neither among `ids` nor in the file; return whether one was."""
+        wanted = self.topology.listeners if self.topology is not None else ()
+        pruned = keep_listeners(self.current, {*ids, *(listener.id for listener in wanted)})
+        if pruned is self.current:
+            return False
+        self.current = msgspec.structs.replace(pruned, version=pruned.version + 1)
+        self._save()
+        return True
 
     def outgrow(self, version: int) -> bool:
         """Make the version of `current` higher than `version`, unless it is at least that; return whether it was.
@@ -102,8 +119,9 @@ class SnapshotKeeper:
         self._save()
         return True
 
-    def _note(self, problems: tuple[Problem, ...]) -> None:
+    def _note(self, problems: tuple[Problem, ...], topology: Topology | None) -> None:
         self.problems = problems
+        self.topology = topology or self.topology
         self.loaded_at = time.time()
 
     def _load_stored(self) -> StoredSnapshot | None:

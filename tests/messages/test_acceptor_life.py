@@ -163,19 +163,21 @@ def test_stop_lets_open_connections_finish_and_takes_no_new_ones(
     wait_until(lambda: '"stopping"' in process.log(), "it has begun to stop")
     for _ in range(3):
         exchange(client, server)
-    late = connect(lone.port)
-    late.sendall(NOT_TLS)
+    # Nobody is made to wait for an acceptor that never comes.
+    wait_until(lambda: _refused(lone.port), "new connections are refused")
     for _ in range(3):
         exchange(client, server)
-    assert lone.total(ACCEPTED) == 2
     server.send(b"the end")
     server.sock.close()
     assert client.receive() == b"the end"
     assert client.receive() == b""
     client.sock.close()
     assert process.wait_exit() == 0
-    late.close()
-    assert lone.failures == {"not_tls": 1}
+    assert lone.failures.pop("not_tls") == 1
+    assert set(lone.failures) <= {
+        "not_tls",
+        "client_left",
+    }  # a probe of the port may have come before it was freed
     assert lone.active == 0
     assert complaints(process) == []
 

@@ -23,6 +23,7 @@ class Example(Actor):
             mailbox_path(stage.runtime_dir, "example"), DescribeSampler, lambda *_: CpuReport(())
         )
         self.trouble = trouble
+        self.own_grace_s = 3.0
         self.log_path = stage.file("example.txt")
 
     def note(self, text: str) -> None:
@@ -60,7 +61,7 @@ def stage() -> Iterator[Stage]:
 
 def start(stage: Stage, trouble: str = "", ready: bool = True) -> ActorProcess:
     def run(birth: Birth, settings: object) -> None:
-        run_actor(birth, lambda: Example(stage, trouble), own_grace_s=3.0)
+        run_actor(birth, lambda: Example(stage, trouble))
 
     return stage.start("example", run, None, ready=ready)
 

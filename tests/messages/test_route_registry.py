@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,10 +16,13 @@ import pytest
 from actors.route_registry import RegistrySettings, run_route_registry
 from symphony.config.problem import Severity
 from symphony.config.snapshot import Snapshot
+from symphony.config.topology import Topology
 from symphony.mailbox.client import MailboxClient, MailboxError
 from symphony.messages.registry import (
     ConfigDescription,
     DescribeConfig,
+    KeepListeners,
+    ListenersKept,
     RegistryReply,
     Reload,
     ReloadDone,
@@ -28,7 +31,9 @@ from symphony.messages.registry import (
     Subscribed,
     SubscribeRoutes,
     SubscribeTargets,
+    SubscribeTopology,
     TargetsPublished,
+    TopologyPublished,
 )
 from symphony.routing.snapshot_store import SnapshotStore
 from symphony.tls.certificate_maker import make_certificate
@@ -50,9 +55,9 @@ class Site:
             os.chmod(stage.file(name), 0o600)
         self.key = made.key_pem
 
-    def write(self, *routes: str, head: str = "") -> None:
-        listener = '[[listeners]]\nhost = "127.0.0.1"\nport = 8443\n'
-        self.write_text(f"{head}\n{listener}\n" + "\n".join(f"[[routes]]\n{route}\n" for route in routes))
+    def write(self, *routes: str, head: str = "", listeners: Sequence[int] = (8443,)) -> None:
+        ports = "".join(f'[[listeners]]\nhost = "127.0.0.1"\nport = {port}\n' for port in listeners)
+        self.write_text(f"{head}\n{ports}\n" + "\n".join(f"[[routes]]\n{route}\n" for route in routes))
 
     def write_text(self, text: str) -> None:
         with open(self.file, "w") as file:
@@ -98,6 +103,11 @@ class Subscriber:
         message = await asyncio.wait_for(self._pushed.get(), LIMIT_S)
         assert isinstance(message, TargetsPublished)
         return message.targets
+
+    async def topology(self) -> Topology:
+        message = await asyncio.wait_for(self._pushed.get(), LIMIT_S)
+        assert isinstance(message, TopologyPublished)
+        return message.topology
 
     async def reload(self) -> ReloadDone:
         reply = await self.client.call(Reload(), LIMIT_S)
@@ -384,3 +394,44 @@ def test_stored_snapshot_is_private(site: Site) -> None:
     stored = store.load()
     assert stored is not None and stored.source == site.file and names(stored.snapshot) == ["a.example"]
     assert sorted(os.listdir(site.stage.runtime_dir)) == ["route-registry.sock", "snapshot.bin"]
+
+
+async def test_the_topology_is_told_whenever_the_file_is_read(site: Site) -> None:
+    site.write(passthrough("a.example", 1))
+    process = site.start()
+    async with subscriber(site) as one, subscriber(site) as two:
+        assert isinstance(await one.client.call(SubscribeTopology()), Subscribed)
+        first = await one.topology()
+        assert [listener.port for listener in first.listeners] == [8443]
+        site.write(passthrough("a.example", 2), listeners=(8443, 8444), head="workers = 7")
+        done = await two.reload()
+        assert done.topology is not None
+        assert (done.topology.workers, len(done.topology.listeners)) == (7, 2)
+        assert await one.topology() == done.topology
+        site.write_text("[[routes")
+        assert (await two.reload()).topology is None
+        assert await one.nothing_was_pushed()
+        process.kill()
+        site.start(incarnation=2)
+        await one.wait_answer()
+        assert isinstance(await one.client.call(SubscribeTopology()), Subscribed)
+        assert await one.nothing_was_pushed(), "a file that cannot be used says nothing of processes"
+
+
+async def test_listeners_that_nobody_serves_are_forgotten(site: Site) -> None:
+    site.write(terminated("a.example"), listeners=(8443, 8444))
+    site.start()
+    async with subscriber(site) as one:
+        await one.subscribe("acceptor-0", 0)
+        await one.snapshot()
+        site.write(terminated("a.example"), listeners=(8444, 8445))
+        assert (await one.reload()).changed
+        assert [each.port for each in (await one.snapshot()).listeners] == [8443, 8444, 8445]
+        # What the file has stays, whether somebody serves it yet or not.
+        kept = await one.client.call(KeepListeners(("127.0.0.1:8443", "127.0.0.1:8444")))
+        assert kept == ListenersKept(2)
+        assert await one.nothing_was_pushed()
+        assert await one.client.call(KeepListeners(("127.0.0.1:8444",))) == ListenersKept(3)
+        after = await one.snapshot()
+        assert [each.port for each in after.listeners] == [8444, 8445]
+        assert len(after.routes[0].policies) == 2

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -170,8 +171,13 @@ class AcceptorRig:
         self.pages = [CounterPage([LISTENER]) for _ in range(acceptors)]
         self.names = tuple(f"acceptor-{index}" for index in range(acceptors))
 
-    def start(self, index: int = 0, *, ready: bool = True) -> ActorProcess:
-        """Start acceptor `index` and wait until it serves."""
+    def start(self, index: int = 0, *, ready: bool = True, **changes: Any) -> ActorProcess:
+        """Start acceptor `index`, with `changes` to its settings, and wait until it serves."""
+        settings = self.settings(index, **changes)
+        return self._stage.start(settings.names[index], run_acceptor, settings, ready=ready)
+
+    def settings(self, index: int, **changes: Any) -> AcceptorSettings:
+        """What acceptor `index` is given."""
         settings = AcceptorSettings(
             runtime_dir=self.runtime_dir,
             index=index,
@@ -181,7 +187,7 @@ class AcceptorRig:
             base=self.base,
             pages=self.pages,
         )
-        return self._stage.start(self.names[index], run_acceptor, settings, ready=ready)
+        return replace(settings, **changes)
 
     def count(self, reason: Reason) -> int:
         """How often connections ended for `reason`."""

@@ -30,7 +30,8 @@ from typing import Any
 import psutil
 
 from supervisor.messages import ChildDescription, DescribeTree, TreeDescription, TreeReply
-from symphony.api.status import RUNNING, SUPERVISOR, ActorStatus, Status, gather_status
+from symphony.api.names import SUPERVISOR
+from symphony.api.status import RUNNING, ActorStatus, Status, gather_status
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor

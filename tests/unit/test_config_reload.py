@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from symphony.config.problem import Severity
-from symphony.config.reload import Merged, merge
+from symphony.config.reload import Merged, keep_listeners, merge
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy
 from symphony.tls.certificate_maker import make_authority, make_certificate
@@ -17,6 +18,9 @@ Load = Callable[..., Loaded]
 
 DEFAULT = 'default_cert = { cert_chain_file = "default.pem", private_key_file = "default.key" }'
 CA = 'mtls = { client_ca_cert_file = "ca.pem" }'
+
+
+PASSED = "terminate_tls = false"
 
 
 def cert(name: str) -> str:
@@ -93,7 +97,7 @@ def ports(snapshot: Snapshot) -> dict[str, int]:
 def test_the_same_file_changes_nothing(read: Load) -> None:
     parts = (listener(1, DEFAULT), route("a", cert("a")), route("b"), route("", "terminate_tls = false"))
     merged = merge(served(read(*parts)), read(*parts))
-    assert merged == Merged(None, (), (), ())
+    assert replace(merged, topology=None) == Merged(None, (), (), ())
     reordered = (parts[0], parts[3], parts[2], parts[1])
     assert merge(served(read(*parts)), read(*reordered)).snapshot is None
 
@@ -201,19 +205,60 @@ def test_a_listener_changes_its_mode(read: Load) -> None:
     assert [policy_of(again, name) for name in "ab"] == [policy_of(before, name) for name in "ab"]
 
 
-def test_new_listeners_wait_for_a_restart(read: Load) -> None:
-    before = served(read(listener(1, DEFAULT), route("a")))
+def test_new_listeners_are_there_before_anybody_serves_them(read: Load) -> None:
+    before = served(read(listener(1, DEFAULT), route("a"), route("broken"), route("through", PASSED)))
     # The new one stands first, so that columns taken by position would be wrong.
     loaded = read(
-        listener(2, DEFAULT.replace("default.", "b."), CA), listener(1, DEFAULT), route("a", port=81)
+        listener(2, DEFAULT.replace("default.", "b."), CA),
+        listener(1, DEFAULT),
+        route("a", port=81),
+        route("broken", "http2 = 5"),
+        route("through", PASSED),
     )
     merged = merge(before, loaded)
     after = applied(merged)
-    assert after.listeners == before.listeners
+    assert [each.id for each in after.listeners] == ["0.0.0.0:1", "0.0.0.0:2"]
     assert policy_of(after, "a") == policy_of(before, "a")
-    assert "0.0.0.0:2 is new" in warnings(merged)["listeners[0]"]
-    # Alone it changes nothing.
+    there = policy_of(after, "a", 1)
+    assert there is not None
+    assert there.identity not in before.identities
+    assert there.client_authority
+    # Of a broken route nothing is known there.
+    assert policy_of(after, "broken") == policy_of(before, "broken")
+    assert policy_of(after, "broken", 1) is None
+    assert merged.topology is not None
+    assert [each.id for each in merged.topology.listeners] == ["0.0.0.0:2", "0.0.0.0:1"]
     assert merge(after, loaded).snapshot is None
+    # It was not to be had: everything is as before, and the next try the same.
+    pruned = keep_listeners(after, {"0.0.0.0:1"})
+    assert pruned.listeners == before.listeners
+    assert pruned.identities == before.identities
+    assert pruned.client_authorities == {}
+    assert policy_of(pruned, "a") == policy_of(before, "a")
+    again = merge(pruned, loaded).snapshot
+    assert again is not None
+    assert replace(again, version=0) == replace(after, version=0)
+
+
+def test_a_listener_that_nobody_serves_any_more_is_forgotten_with_all_that_only_it_needed(read: Load) -> None:
+    first = read(
+        listener(1, DEFAULT.replace("default.", "b."), CA),
+        listener(2, DEFAULT),
+        route("a"),
+        route("b", cert("a")),
+    )
+    before = served(first)
+    assert keep_listeners(before, {"0.0.0.0:1", "0.0.0.0:2", "0.0.0.0:3"}) is before
+    after = keep_listeners(before, {"0.0.0.0:2"})
+    assert [each.id for each in after.listeners] == ["0.0.0.0:2"]
+    assert after.version == before.version
+    assert policy_of(after, "a") == policy_of(before, "a", 1)
+    assert policy_of(after, "b") == policy_of(before, "b", 1)
+    assert len(after.identities) == 2
+    assert len(before.identities) == 3
+    assert after.client_authorities == {}
+    file = read(listener(2, DEFAULT), route("a"), route("b", cert("a")))
+    assert replace(served(file), version=after.version) == after
 
 
 def test_a_removed_listener_goes_on_with_what_routes_say_themselves(read: Load) -> None:
@@ -241,7 +286,8 @@ def test_a_removed_listener_goes_on_with_what_routes_say_themselves(read: Load) 
     )
     after = applied(merged)
     assert after.listeners == before.listeners
-    assert "0.0.0.0:2 is no longer there" in warnings(merged)["listeners"]
+    assert merged.topology is not None
+    assert [each.id for each in merged.topology.listeners] == ["0.0.0.0:1"]
     assert ports(after) == {
         "inherits": 81,
         "own": 81,
@@ -279,7 +325,9 @@ def test_what_only_a_restart_can_change_is_told(read: Load) -> None:
     loaded = read("workers = 3", 'runtime_dir = "/run/x"', listener(1, DEFAULT), route("a"))
     merged = merge(before, loaded, started=started)
     assert merged.snapshot is None
-    assert set(warnings(merged)) == {"workers", "runtime_dir"}
+    assert merged.topology is not None
+    assert merged.topology.workers == 3
+    assert set(warnings(merged)) == {"runtime_dir"}
     assert merge(before, first, started=started).problems == ()
 
 

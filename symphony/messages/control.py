@@ -1,0 +1,69 @@
+"""The mailbox of the process that supervises the others, for what concerns the proxy as a whole.
+
+What concerns the processes alone (which there are, stop them all) is asked of the supervisor's mailbox beside it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from symphony.config.problem import Problem
+from symphony.mailbox.envelope import Refused
+
+
+class ReloadService(Struct, frozen=True, array_like=True, tag=True):
+    """Read the configuration file again, and serve as it says; answered by :class:`ServiceReloaded`."""
+
+
+class DescribeService(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for :class:`ServiceDescription`."""
+
+
+class ServiceReloaded(Struct, frozen=True, array_like=True, tag=True):
+    """What came of a reload.
+
+    `changed` is false when the file said what is already served, or could not be used at all. `kept` names the routes
+    that stay at their last good version. A problem that is an error has kept something from being applied. `acceptors`
+    are the new ones, when it took new ones. `failure` is why the new ones did not start; the others then serve on.
+    """
+
+    file: str
+    version: int
+    changed: bool
+    kept: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    acceptors: tuple[str, ...] = ()
+    failure: str = ""
+
+
+class ListenerDescription(Struct, frozen=True, array_like=True):
+    """A listener over all acceptors. `address` is as bound; `blocked` maps a reason to refused connections.
+
+    `state` is ``open``, or ``closing`` when it is no longer configured and still has connections.
+    """
+
+    id: str
+    address: str
+    state: str
+    active: int
+    accepted: int
+    blocked: dict[str, int]
+
+
+class ServiceDescription(Struct, frozen=True, array_like=True, tag=True):
+    """The listeners, and the totals of all acceptors since the start, of those too that are gone.
+
+    `errors` maps a reason to how many connections it ended; `draining` names acceptors that only finish what they have.
+    """
+
+    listeners: tuple[ListenerDescription, ...]
+    active: int
+    accepted: int
+    bytes_up: int
+    bytes_down: int
+    errors: dict[str, int]
+    draining: tuple[str, ...]
+
+
+ControlRequest = ReloadService | DescribeService
+ControlReply = ServiceReloaded | ServiceDescription | Refused
