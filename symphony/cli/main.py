@@ -10,7 +10,7 @@ import importlib
 
 import click
 
-COMMANDS = ("run", "check", "status", "reload", "stop", "suspended", "resolve", "events", "version")
+COMMANDS = ("run", "check", "status", "top", "reload", "stop", "suspended", "resolve", "events", "version")
 
 
 class _CommandFiles(click.Group):
