@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -317,3 +318,14 @@ def test_the_printed_curl_line_of_the_demo_works() -> None:
         assert symphony.stop() == 0
     finally:
         symphony.clean_up()
+
+
+def test_every_process_may_open_what_the_hard_limit_allows(pair: dict[str, bytes]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with running_symphony(config("a.example"), files=pair) as symphony:
+            acceptor = resource.prlimit(symphony.pid_of("acceptor-0"), resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert acceptor == (hard, hard)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tools.bench import cpu, ports
-from tools.bench.machine import divide, parse_memory_mb, parse_processor
+from tools.bench.machine import divide, parse_processor
 from tools.bench.process import Program
 
 _STAT = (
@@ -28,8 +28,8 @@ Private_Dirty:      2000 kB
 """
 _TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:20FB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0 0 10 0
-   1: 0100007F:20FB 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4243 1 0 100 0 0 10 0
-   2: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4244 1 0 100 0 0 10 0
+   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4244 1 0 100 0 0 10 0
+   2: 0100007F:20FB 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4243 1 0 100 0 0 10 0
 """
 _SPIN = """
 import time
@@ -66,7 +66,7 @@ def test_stat_fields_are_counted_after_the_name() -> None:
 
 
 def test_rollup_is_in_bytes() -> None:
-    figures = cpu.parse_rollup(_ROLLUP)
+    figures = cpu.parse_sizes(_ROLLUP)
     assert figures["Pss"] == 5120 * 1024
     assert figures["Private_Clean"] + figures["Private_Dirty"] == 2100 * 1024
 
@@ -125,9 +125,16 @@ def test_a_process_that_is_gone_is_an_error() -> None:
 
 
 def test_listeners_are_told_from_connections() -> None:
-    assert ports.parse_listeners(_TCP, 0x20FB) == {4242}
-    assert ports.parse_listeners(_TCP, 80) == {4244}
-    assert ports.parse_listeners(_TCP, 81) == set()
+    lines = _TCP.splitlines()
+    assert ports.parse_listeners(lines, 0x20FB) == {4242}
+    assert ports.parse_listeners(lines, 80) == {4244}
+    assert ports.parse_listeners(lines, 81) == set()
+
+
+def test_reading_ends_where_the_connections_begin() -> None:
+    endless = iter([*_TCP.splitlines(), "not a line of the table"])
+    assert ports.parse_listeners(endless, 80) == {4244}
+    assert list(endless) == ["not a line of the table"]
 
 
 def test_a_port_of_somebody_else_is_refused() -> None:
@@ -144,7 +151,7 @@ def test_a_port_of_somebody_else_is_refused() -> None:
 
 def test_the_machine_is_described_from_proc() -> None:
     assert parse_processor("processor : 0\nmodel name\t: A CPU @ 2 GHz\nflags : x\n") == "A CPU @ 2 GHz"
-    assert parse_memory_mb("MemTotal:        2048000 kB\nMemFree: 1 kB\n") == 2000
+    assert cpu.parse_sizes("MemTotal:        2048000 kB\nMemFree: 1 kB\n")["MemTotal"] == 2048000 * 1024
 
 
 def test_cores_are_divided_or_the_reader_is_warned() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,90 +15,83 @@ if (
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import click
+import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tools.bench import catalogue, certs, machine, peers, report
-from tools.bench.axes import Axis, Bench
-from tools.bench.backend import Backend
-from tools.bench.content import SERVER_NAME
+from tools.bench import (
+    blog,
+    blog_report,
+    catalogue,
+    hold,
+    hold_report,
+    kernel,
+    machine,
+    peers,
+    plots,
+    report,
+    suite,
+)
 from tools.bench.cpu import ProcessGone
-from tools.bench.outcome import Figure, Report
-from tools.bench.pair import ROOT, RunError
-from tools.bench.peers import Peer, Symphony
+from tools.bench.pair import RunError
+from tools.bench.peers import Service
 from tools.bench.ports import PortTaken
 from tools.bench.process import StartFailed, raise_descriptor_limit
+from tools.bench.workspace import clean_up_when_terminated, workspace
 
-REFERENCES = ("nginx", "haproxy", "hitch")
 SMOKE_SCALE = 0.1
 SMOKE_PAIRS = 1
 PLAIN_WIDTH = 200
+FAILURES = (RunError, StartFailed, PortTaken, ProcessGone, kernel.Unreadable, OSError)
+
+_json_file = click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there."
+)
 
 
-def _interrupt(signum: int, _frame: object) -> None:
-    raise SystemExit(128 + signum)
+_plots = click.option(
+    "--plots", "plots_directory", type=click.Path(path_type=Path, file_okay=False),
+    help="Draw plots into this directory (SVG; needs matplotlib).",
+)  # fmt: skip
+_doc_file = click.option(
+    "--doc",
+    "doc_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report there as Markdown.",
+)
 
 
-class Again(peers.Nginx):
-    """nginx once more, for `--calibrate`: its ratio to nginx is the noise of the machine."""
-
-    name = "nginx-again"
-
-    def missing(self) -> str | None:
-        """Return why it cannot be measured here, or None."""
-        return peers.Nginx().missing()
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
 
 
-def choose(names: list[str]) -> tuple[list[Peer], dict[str, str], Peer | None]:
-    """Return the proxies to measure, why others are missing, and the one that they are compared with."""
-    known = peers.all_peers()
-    unknown = set(names) - {peer.name for peer in known}
-    if unknown:
-        raise click.UsageError(
-            f"no proxy {sorted(unknown)[0]!r}; there are {', '.join(p.name for p in known)}"
-        )
-    missing = {peer.name: reason for peer in known if (reason := peer.missing())}
-    present = {peer.name: peer for peer in known if peer.name not in missing}
-    reference = next((present[name] for name in REFERENCES if name in present), None)
-    wanted = [
-        peer
-        for name, peer in present.items()
-        if (name in names if names else reference is None or name != reference.name)
-    ]
-    return wanted, missing, reference
+def _write_json(path: Path | None, figures: msgspec.Struct) -> None:
+    if path:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
 
 
-def takes_part(axis: Axis, peer: Peer) -> bool:
-    """Say whether an axis has something to measure on a proxy."""
-    if axis.only_symphony:
-        return isinstance(peer, Symphony)
-    return peer.passes_through or not axis.passthrough
+def _draw(
+    directory: Path | None,
+    doc_file: Path | None,
+    console: Console,
+    drawings: dict[str, Callable[[Path], bool]],
+) -> list[str]:
+    """Draw what there is to draw; return the files as the document has to name them. Without matplotlib, say so."""
+    drawn: list[str] = []
+    if directory is None:
+        return drawn
+    for name, draw in drawings.items():
+        path = directory / f"{name}.svg"
+        try:
+            if draw(path):
+                drawn.append(os.path.relpath(path, doc_file.parent if doc_file else "."))
+        except plots.NoPlots as error:
+            console.print(f"[yellow]no plots:[/yellow] {escape(str(error))}", highlight=False)
+            break
+    return drawn
 
 
-def run_axes(
-    chosen: list[Axis], wanted: list[Peer], bench: Bench, progress: Progress, task: object
-) -> list[Figure]:
-    """Measure every proxy on every axis. A failure ends that proxy's axis, is reported there, and nothing else."""
-    figures = []
-    for axis in chosen:
-        if axis.passthrough and not bench.backend.has_nginx:
-            figures.append(axis.refusal(wanted[0], "needs nginx as a TLS backend"))
-            continue
-        for peer in wanted:
-            if not takes_part(axis, peer):
-                continue
-            progress.update(task, description=f"{axis.key}: {peer.name}")  # type: ignore[arg-type]
-            before = progress.tasks[0].completed
-            try:
-                figures += axis.run(bench, peer)
-            except (RunError, StartFailed, PortTaken, ProcessGone, OSError, ValueError) as error:
-                figures.append(axis.refusal(peer, f"{type(error).__name__}: {error}"))
-            progress.update(task, completed=before + axis.steps(bench))  # type: ignore[arg-type]
-    return figures
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--only", metavar="AXIS[,..]", help="Only these axes; `handshake` stands for `handshake-...`.")
 @click.option("--peers", "peer_names", metavar="NAME[,..]", help="Only these proxies, besides the reference.")
 @click.option("--pairs", type=click.IntRange(1, 99), default=5, show_default=True, help="Pairs per figure.")
@@ -109,13 +100,14 @@ def run_axes(
 )
 @click.option("--smoke", is_flag=True, help="Two axes, one short pair: shows that the program works.")
 @click.option("--calibrate", is_flag=True, help="Also compare nginx with itself: the noise of this machine.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-@click.option(
-    "--doc", "doc_file", type=click.Path(path_type=Path), help="Write the report there as Markdown."
-)
+@_json_file
+@_doc_file
+@_plots
 @click.option("--install-peers", is_flag=True, help="First install missing proxies (apt-get as root, npm).")
 @click.option("--list", "list_axes", is_flag=True, help="List the axes and stop.")
+@click.pass_context
 def main(
+    context: click.Context,
     only: str | None,
     peer_names: str | None,
     pairs: int,
@@ -124,6 +116,7 @@ def main(
     calibrate: bool,
     json_file: Path | None,
     doc_file: Path | None,
+    plots_directory: Path | None,
     install_peers: bool,
     list_axes: bool,
 ) -> None:
@@ -132,8 +125,13 @@ def main(
     $SYMPHONY_BENCH_COMMAND names another `symphony` command to measure, such as that of another checkout.
 
     Exits with 1 when a proxy failed on an axis (the report says which); missed targets do not count as failures.
+
+    The commands below measure something else; they take the options that stand behind their names.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    clean_up_when_terminated()
+    if context.invoked_subcommand is not None:
+        return
+    console = _console()
     axes = catalogue.all_axes()
     if list_axes:
         for axis in axes:
@@ -150,82 +148,167 @@ def main(
         raise click.UsageError(str(error)) from error
     if smoke:
         pairs, scale = SMOKE_PAIRS, SMOKE_SCALE
-    wanted, missing, reference = choose(peer_names.split(",") if peer_names else [])
-    if calibrate and not Again().missing():
-        wanted.append(Again())
-    if not wanted:
-        raise click.ClickException(
-            "nothing to measure: " + "; ".join(f"{k}: {v}" for k, v in missing.items())
-        )
-    signal.signal(signal.SIGTERM, _interrupt)
-    os.chdir(ROOT)
-    os.environ["PYTHONPATH"] = str(ROOT)
-    finished = _measure(chosen, wanted, reference, missing, pairs, scale, console)
+    field = suite.choose(peer_names.split(",") if peer_names else [])
+    if calibrate and not suite.Again().missing():
+        field.wanted.append(suite.Again())
+    if not field.wanted:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in field.missing.items())
+        raise click.ClickException(f"nothing to measure: {reasons}")
+    try:
+        finished = suite.measure(chosen, field, pairs, scale, console)
+    except StartFailed as error:
+        raise click.ClickException(str(error)) from error
     report.to_terminal(finished, console)
-    if json_file:
-        json_file.write_bytes(report.to_json(finished))
+    _write_json(json_file, finished)
+    drawings = {
+        "ratios": lambda path: plots.ratios(finished, path),
+        "latency": lambda path: plots.latencies(finished, path),
+    }
+    drawn = _draw(plots_directory, doc_file, console, drawings)
     if doc_file:
-        doc_file.write_text(report.to_markdown(finished))
+        doc_file.write_text(report.to_markdown(finished, drawn))
     if any(figure.failure for figure in finished.figures):
         raise SystemExit(1)
 
 
-def _measure(
-    chosen: list[Axis],
-    wanted: list[Peer],
-    reference: Peer | None,
-    missing: dict[str, str],
+@main.command("hold")
+@click.option(
+    "--connections", "-n", type=click.IntRange(100, 10_000_000), default=20_000, show_default=True,
+    help="Idle connections to hold.",
+)  # fmt: skip
+@click.option(
+    "--kind", type=click.Choice(["terminated", "passthrough", "both"]), default="both", show_default=True
+)
+@click.option("--steps", type=click.IntRange(1, 100), default=4, show_default=True, help="Levels on the way.")
+@click.option(
+    "--idle-seconds", type=click.FloatRange(0.1, 600), default=10.0, show_default=True,
+    help="How long to watch the CPU at each level.",
+)  # fmt: skip
+@click.option(
+    "--minutes", type=click.FloatRange(0.1, 600), default=15.0, show_default=True,
+    help="Longest time for opening, for each kind; what is held by then is reported.",
+)  # fmt: skip
+@click.option(
+    "--pairs", type=click.IntRange(0, 99), default=5, show_default=True,
+    help="Pairs for the cost of a request with all connections held; 0 leaves it out.",
+)  # fmt: skip
+@_json_file
+@click.option(
+    "--doc", "doc_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Replace the measured part of this document.",
+)  # fmt: skip
+@_plots
+def hold_command(
+    connections: int,
+    kind: str,
+    steps: int,
+    idle_seconds: float,
+    minutes: float,
     pairs: int,
-    scale: float,
-    console: Console,
-) -> Report:
-    """Start the backend, run the axes, stop everything."""
-    where, warning = machine.divide(os.sched_getaffinity(0))
-    warnings = [*([warning] if warning else []), *catalogue.LEFT_OUT]
-    if reference is None:
-        warnings.append("nothing to compare with: no nginx, HAProxy or hitch here, so there are no ratios")
-    elif reference.name != REFERENCES[0]:
-        warnings.append(f"nginx is missing, so ratios are to {reference.name} and the targets do not apply")
-    versions = {peer.name: peer.version() for peer in [*wanted, *([reference] if reference else [])]}
-    description = machine.describe()
+    json_file: Path | None,
+    doc_file: Path | None,
+    plots_directory: Path | None,
+) -> None:
+    """Hold idle connections through Symphony and measure what each costs in memory, CPU and descriptors.
+
+    Client, proxy and upstream are on this machine; clients use the addresses 127.1.x.y, 25,000 connections each. Takes
+    as many acceptors as the limit of open descriptors asks for, and stops before the memory is full. Needs root for
+    the kernel's side. 20,000 terminated connections take about a minute, and 100,000 some five, on two cores.
+    """
+    console = _console()
+    text = doc_file.read_text() if doc_file else ""
+    if doc_file:
+        try:
+            hold_report.put_into(text, "")
+        except hold_report.NoPlace as error:  # better known now than after the run
+            raise click.ClickException(f"{doc_file}: {error}") from error
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    directory = Path(tempfile.mkdtemp(prefix="sybench-", dir="/tmp"))
-    backend = None
+    results = []
     try:
-        ecdsa, rsa = certs.make(directory, SERVER_NAME, "ecdsa"), certs.make(directory, SERVER_NAME, "rsa")
-        backend = Backend(directory, ecdsa, where.load)
-        with Progress(
-            TextColumn("{task.description:38}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        ) as progress:
-            task = progress.add_task("starting")
-            bench = Bench(
-                directory, backend, where, reference, pairs, raise_descriptor_limit(), ecdsa, rsa,
-                lambda: progress.advance(task), scale,
-            )  # fmt: skip
-            total = sum(axis.steps(bench) for axis in chosen for peer in wanted if takes_part(axis, peer))
-            progress.update(task, total=total)
-            figures = run_axes(chosen, wanted, bench, progress, task)
-    except StartFailed as error:
-        raise click.ClickException(str(error)) from error
-    finally:
-        if backend is not None:
-            backend.stop()
-        shutil.rmtree(directory, ignore_errors=True)
-    return Report(
+        with workspace(None) as space:
+            upstream = space.backend.plain
+            service = Service(space.directory, 0, upstream, space.ecdsa)
+            for passthrough in (False, True):
+                if kind in ("both", "passthrough" if passthrough else "terminated"):
+                    console.print(f"[bold]{'passthrough' if passthrough else 'terminated'}[/bold]")
+                    deadline = time.monotonic() + 60 * minutes
+                    wish = hold.Wish(connections, passthrough, steps, idle_seconds, deadline, pairs)
+                    run = hold.Hold(wish, service, raise_descriptor_limit(), console.print)
+                    results.append(run.run())
+    except FAILURES as error:
+        raise click.ClickException(f"{type(error).__name__}: {error}") from error
+    finished = hold_report.HoldReport(
         started=started,
         seconds=time.monotonic() - clock,
-        pairs=pairs,
-        reference=reference.name if reference else "",
-        machine=description,
-        versions=versions,
-        missing=missing,
-        warnings=warnings,
-        figures=figures,
+        machine=machine.describe(),
+        version=peers.Symphony().version(),
+        results=results,
     )
+    hold_report.to_terminal(finished, console)
+    _write_json(json_file, finished)
+    drawn = _draw(plots_directory, doc_file, console, {"holding": lambda path: plots.holding(finished, path)})
+    if doc_file:
+        doc_file.write_text(hold_report.put_into(text, hold_report.to_section(finished, drawn)))
+
+
+@main.command("blog")
+@click.option(
+    "--iterations",
+    type=click.IntRange(1, 99),
+    default=5,
+    show_default=True,
+    help="Everything afresh, so often.",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(0.01, 100),
+    default=1.0,
+    help="Multiplies the requests of each measurement.",
+)
+@_json_file
+@_doc_file
+@_plots
+def blog_command(
+    iterations: int, scale: float, json_file: Path | None, doc_file: Path | None, plots_directory: Path | None
+) -> None:
+    """Measure an echo application served as plain HTTP, as HTTPS by its own runtime, and behind Symphony.
+
+    The application runs on node when that is installed, else on Python. Bodies of 10, 100, 1,000 and 10,000 bytes;
+    takes some eight minutes with five iterations. Exits with 1 when one of the three ways failed and was left out.
+    """
+    console = _console()
+    where, warning = machine.divide(os.sched_getaffinity(0))
+    application = blog.find_application()
+    described = machine.describe()
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    try:
+        with workspace(where.load) as space, suite.progress_bar(console) as progress:
+            task = progress.add_task("starting", total=iterations * len(blog.WAYS))
+            points, failed = blog.run(
+                space, where, application, iterations, scale,
+                lambda text: progress.update(task, description=text),
+                lambda: progress.advance(task),
+            )  # fmt: skip
+    except FAILURES as error:
+        raise click.ClickException(f"{type(error).__name__}: {error}") from error
+    finished = blog.EchoReport(
+        started=started,
+        seconds=time.monotonic() - clock,
+        application=application.name,
+        symphony=peers.Symphony().version(),
+        iterations=iterations,
+        machine=described,
+        points=points,
+        failed=failed,
+        warnings=[warning] if warning else [],
+    )
+    blog_report.to_terminal(finished, console)
+    _write_json(json_file, finished)
+    drawn = _draw(plots_directory, doc_file, console, {"echo": lambda path: plots.echo(finished, path)})
+    if doc_file:
+        doc_file.write_text(blog_report.to_markdown(finished, drawn))
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.bench import certs, cpu
+from tools.bench import cpu
 from tools.bench.backend import Backend
 from tools.bench.figures import ratio, slope, spread
 from tools.bench.job import Job, SideResult
@@ -17,6 +17,7 @@ from tools.bench.pair import Cores, cpu_per_operation_us, cpu_ratio, order, run_
 from tools.bench.peers import Peer, Service, Symphony
 from tools.bench.ports import free_port
 from tools.bench.running import running
+from tools.bench.workspace import Workspace
 
 CPU = "CPU per operation"
 IDLE_SETTLE_S = 1.0
@@ -26,24 +27,26 @@ IDLE_SETTLE_S = 1.0
 class Bench:
     """What every axis needs: where things are, and how much is to be done."""
 
-    directory: Path
-    backend: Backend
+    space: Workspace
     cores: Cores
     reference: Peer | None
     pairs: int
     descriptors: int
-    ecdsa: certs.KeyPair
-    rsa: certs.KeyPair
     step: Callable[[], None] = lambda: None
     scale: float = 1.0
+
+    @property
+    def backend(self) -> Backend:
+        """What stands behind the proxies."""
+        return self.space.backend
 
     def service(
         self, *, algorithm: str = "ecdsa", upstream: str = "plain", connections: int = 4096
     ) -> Service:
         """Return the service to be proxied; `upstream` names a socket of the backend."""
         path: Path = getattr(self.backend, upstream)
-        pair = self.rsa if algorithm == "rsa" else self.ecdsa
-        return Service(self.directory, 0, path, pair, upstream == "tls", connections=connections)
+        pair = self.space.rsa if algorithm == "rsa" else self.space.ecdsa
+        return Service(self.space.directory, 0, path, pair, upstream == "tls", connections=connections)
 
     def both(self, peer: Peer) -> list[Peer]:
         """The two of a pair, or the peer alone when it is the reference itself, or there is none."""

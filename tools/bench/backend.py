@@ -62,7 +62,7 @@ class Backend:
         self._programs: list[Program] = []
         try:
             command = [sys.executable, "-m", "tools.bench.sink", str(self.sink)]
-            self._start("sink", command, directory, core, [self.sink])
+            self._programs.append(start_backend("sink", command, directory, core, [self.sink]))
             if self.has_nginx:
                 (directory / "www").mkdir()
                 (directory / "www" / "small").write_bytes(SMALL)
@@ -70,26 +70,33 @@ class Backend:
                 config = directory / "nginx.conf"
                 config.write_text(nginx_config(directory, pair, raise_descriptor_limit()))
                 command = ["nginx", "-c", str(config), "-e", str(directory / "nginx-error.log")]
-                self._start("backend nginx", command, directory, core, [self.plain, self.tls])
+                sockets = [self.plain, self.tls]
+                self._programs.append(start_backend("backend nginx", command, directory, core, sockets))
         except BaseException:
             self.stop()
             raise
-
-    def _start(
-        self, name: str, command: list[str], directory: Path, core: set[int] | None, paths: list[Path]
-    ) -> None:
-        program = Program(name, command, directory / f"{name.replace(' ', '-')}.log", core)
-        self._programs.append(program)
-        deadline = time.monotonic() + READY_S
-        while not all(_answers(path) for path in paths):
-            if program.exit_code is not None or time.monotonic() > deadline:
-                raise StartFailed(f"{name} did not start: {program.tail()}")
-            time.sleep(0.01)
 
     def stop(self) -> None:
         """Stop whatever of it runs."""
         for program in reversed(self._programs):
             program.stop()
+
+
+def start_backend(
+    name: str, command: list[str], directory: Path, core: set[int] | None, paths: list[Path]
+) -> Program:
+    """Start a program and return it when all its Unix sockets accept. StartFailed when they do not in time."""
+    program = Program(name, command, directory / f"{name.replace(' ', '-')}.log", core)
+    deadline = time.monotonic() + READY_S
+    try:
+        while not all(_answers(path) for path in paths):
+            if program.exit_code is not None or time.monotonic() > deadline:
+                raise StartFailed(f"{name} did not start: {program.tail()}")
+            time.sleep(0.01)
+    except BaseException:
+        program.stop()
+        raise
+    return program
 
 
 def _answers(path: Path) -> bool:

@@ -10,6 +10,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from tools.bench import tls
@@ -33,13 +34,17 @@ class Exchange:
 
 
 class Client:
-    """A TLS connection through a proxy. `done(client)` and `failed(client, reason)` are called by it."""
+    """A connection through a proxy or to a server without one, with TLS or without.
+
+    `done(client)` and `failed(client, reason)` are called by it.
+    """
 
     __slots__ = (
         "_epoll",
         "_exchange",
         "_got",
         "_handler",
+        "_layer",
         "_mask",
         "_need",
         "_sent",
@@ -57,13 +62,17 @@ class Client:
     def __init__(
         self,
         epoll: select.epoll,
+        layer: ModuleType,
         port: int,
         exchange: Exchange,
         buf: Any,
         done: Callable[[Client], None],
         failed: Callable[[Client, str], None],
     ) -> None:
-        """`buf` is where answers are read; connections with one answer at a time in flight need one each."""
+        """`layer` is :mod:`tools.bench.tls` or :mod:`tools.bench.plain`.
+
+        `buf` is where answers are read; connections with one answer at a time in flight need one each.
+        """
         self._epoll = epoll
         self._exchange = exchange
         self.buf = buf
@@ -75,11 +84,12 @@ class Client:
         self.fd = -1
         self._sock: socket.socket | None = None
         self._ssl: Any = None
+        self._layer = layer
         self._handler: Callable[[], None] = self._on_handshake
         self._mask = 0
         self._sent = self._got = self._need = 0
 
-    def open(self, context: tls.ClientContext, session: Any = None) -> None:
+    def open(self, context: Any, session: Any = None) -> None:
         """Connect and begin the handshake; `opened(self)` is called after it when set, else the request is sent."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -90,12 +100,13 @@ class Client:
             return
         self._sock = sock
         self.fd = sock.fileno()
-        ssl = self._ssl = tls.new_connection(context.raw)
-        tls.set_descriptor(ssl, self.fd)
-        tls.set_client(ssl)
-        tls.set_server_name(ssl, _NAME)
+        layer = self._layer
+        ssl = self._ssl = layer.new_connection(context.raw)
+        layer.set_descriptor(ssl, self.fd)
+        layer.set_client(ssl)
+        layer.set_server_name(ssl, _NAME)
         if session is not None:
-            tls.set_session(ssl, session)
+            layer.set_session(ssl, session)
         self._handler = self._on_handshake
         self._mask = OUT
         self._epoll.register(self.fd, OUT)
@@ -121,9 +132,9 @@ class Client:
         if sock is None:
             return
         self._epoll.unregister(self.fd)
-        tls.shutdown(self._ssl)
-        tls.clear_errors()
-        tls.free_connection(self._ssl)
+        self._layer.shutdown(self._ssl)
+        self._layer.clear_errors()
+        self._layer.free_connection(self._ssl)
         self._ssl = None
         sock.close()
 
@@ -131,7 +142,7 @@ class Client:
         sock, self._sock = self._sock, None
         if sock is not None:
             self._epoll.unregister(self.fd)
-            tls.free_connection(self._ssl)
+            self._layer.free_connection(self._ssl)
             self._ssl = None
             sock.close()
         self.failed(self, reason)
@@ -142,7 +153,7 @@ class Client:
             self._epoll.modify(self.fd, mask)
 
     def _on_handshake(self) -> None:
-        ret = tls.handshake(self._ssl)
+        ret = self._layer.handshake(self._ssl)
         if ret == 1:
             self._wait(IN)
             self._handler = self._on_idle
@@ -151,36 +162,38 @@ class Client:
             else:
                 self.request()
             return
-        error = tls.get_error(self._ssl, ret)
+        error = self._layer.get_error(self._ssl, ret)
         if error == tls.WANT_READ:
             self._wait(IN)
         elif error == tls.WANT_WRITE:
             self._wait(OUT)
         else:
-            self._fail(f"handshake: {self._reason(error)}")
+            self._fail(f"handshake: {self._layer.failure(error)}")
 
     def _on_idle(self) -> None:
         """Nothing was asked, so only TLS's own messages (tickets) may come."""
-        ret = tls.read(self._ssl, self.buf, 1)
-        error = tls.get_error(self._ssl, ret) if ret <= 0 else 0
+        ret = self._layer.read(self._ssl, self.buf, 1)
+        error = self._layer.get_error(self._ssl, ret) if ret <= 0 else 0
         if error == tls.WANT_READ:
             return
-        self._fail("data without a request" if ret > 0 else f"closed while idle: {self._reason(error)}")
+        self._fail(
+            "data without a request" if ret > 0 else f"closed while idle: {self._layer.failure(error)}"
+        )
 
     def _send(self) -> None:
         exchange = self._exchange
         sent, length = self._sent, exchange.length
         while sent < length:
-            ret = tls.write(self._ssl, exchange.address + sent, length - sent)
+            ret = self._layer.write(self._ssl, exchange.address + sent, length - sent)
             if ret > 0:
                 sent += ret
                 continue
             self._sent = sent
-            error = tls.get_error(self._ssl, ret)
+            error = self._layer.get_error(self._ssl, ret)
             if error == tls.WANT_WRITE:
                 self._wait(IN | OUT)
             elif error != tls.WANT_READ:
-                self._fail(f"write: {self._reason(error)}")
+                self._fail(f"write: {self._layer.failure(error)}")
             return
         self._sent = sent
         if self._mask != IN:
@@ -190,7 +203,7 @@ class Client:
         ssl, buf = self._ssl, self.buf
         got = self._got
         while True:
-            ret = tls.read(ssl, buf + got, len(self._exchange.body) + _HEAD_LIMIT - got)
+            ret = self._layer.read(ssl, buf + got, len(self._exchange.body) + _HEAD_LIMIT - got)
             if ret > 0:
                 got += ret
                 if self._need == 0:
@@ -202,10 +215,10 @@ class Client:
                     return
                 continue
             self._got = got
-            error = tls.get_error(ssl, ret)
+            error = self._layer.get_error(ssl, ret)
             if error == tls.WANT_READ:
                 break
-            self._fail(f"closed after {got} bytes of an answer: {self._reason(error)}")
+            self._fail(f"closed after {got} bytes of an answer: {self._layer.failure(error)}")
             return
         if self._sent < self._exchange.length:
             self._send()
@@ -231,12 +244,3 @@ class Client:
             return
         self._handler = self._on_idle
         self.done(self)
-
-    def _reason(self, error: int) -> str:
-        if error == tls.ZERO_RETURN:
-            return "close_notify"
-        if error == tls.SYSCALL:
-            code = tls.last_errno()
-            tls.clear_errors()
-            return errno.errorcode.get(code, "end of file")
-        return tls.last_error()

@@ -14,10 +14,10 @@ UP = hashlib.shake_128(b"up").digest(MEBIBYTE)
 
 
 def request_for(kind: str) -> tuple[bytes, bytes]:
-    """Return the bytes to send and the body to expect for an operation: `small`, `down`, `up` or `both`.
+    """Return the bytes to send and the body to expect for an operation: `small`, `down`, `up`, `both` or `echo-N`.
 
     `both` sends one MiB and receives one at the same time; the backend adds `VERIFIED` once it has compared what it
-    received, so a corrupted upload is seen by the client as a wrong answer.
+    received, so a corrupted upload is seen by the client as a wrong answer. `echo-N` sends N bytes, to come back.
     """
     host = SERVER_NAME.encode()
     get = b"GET /%s HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
@@ -30,4 +30,8 @@ def request_for(kind: str) -> tuple[bytes, bytes]:
         return post % (b"up", MEBIBYTE) + UP, VERIFIED
     if kind == "both":
         return post % (b"both", MEBIBYTE) + UP, DOWN + VERIFIED
+    size = kind.removeprefix("echo-")
+    if size != kind and size.isdecimal():
+        body = hashlib.shake_128(kind.encode()).digest(int(size))
+        return post % (b"echo", len(body)) + body, body
     raise ValueError(f"unknown operation {kind!r}")

@@ -88,8 +88,8 @@ def tree(root: int) -> list[int]:
     return sorted(found)
 
 
-def parse_rollup(text: str) -> dict[str, int]:
-    """Return the figures of /proc/<pid>/smaps_rollup in bytes, by name."""
+def parse_sizes(text: str) -> dict[str, int]:
+    """Return the figures of /proc/<pid>/smaps_rollup or /proc/meminfo in bytes, by name."""
     figures = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
@@ -101,7 +101,7 @@ def parse_rollup(text: str) -> dict[str, int]:
 
 def _rollup(pid: int) -> dict[str, int]:
     try:
-        return parse_rollup(Path(f"/proc/{pid}/smaps_rollup").read_text())
+        return parse_sizes(Path(f"/proc/{pid}/smaps_rollup").read_text())
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessGone(f"process {pid} has ended") from error
 

@@ -17,6 +17,8 @@ class SideJob(Struct, kw_only=True, frozen=True):
 class Job(Struct, kw_only=True, frozen=True):
     """One measurement. Counts are per side.
 
+    `request` is what :func:`tools.bench.content.request_for` knows, `version` one of TLS or "plain" for none at all.
+
     kind `closed`: `connections` kept open, each with one request in flight; repeated for every number in `idle`
     (idle connections held besides). `fresh`: one connection per operation, `connections` at a time.
     `rate`: `rate` requests a second over `connections`, due times fixed in advance. `hold`: idle connections, memory

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from tools.bench import cpu, tls
+from tools.bench import cpu, plain, tls
 from tools.bench.client import Client, Exchange
 from tools.bench.content import request_for
 from tools.bench.figures import percentiles
@@ -63,7 +63,8 @@ class Load:
         """Prepare; nothing is opened yet."""
         self.job = job
         self.epoll = select.epoll()
-        self.context = tls.ClientContext(job.version)
+        self.layer = plain if job.version == "plain" else tls
+        self.context = plain.ClientContext() if job.version == "plain" else tls.ClientContext(job.version)
         self.exchange = Exchange(*request_for(job.request))
         self.small = Exchange(*request_for("small"))
         self.sides = [Side(side) for side in job.sides]
@@ -110,7 +111,7 @@ class Load:
             self._turn(left)
 
     def _client(self, side: Side, exchange: Exchange, buf: Any, done: Any) -> Client:
-        client = Client(self.epoll, side.job.port, exchange, buf, done, side.fail)
+        client = Client(self.epoll, self.layer, side.job.port, exchange, buf, done, side.fail)
         client.tag = side
         return client
 
@@ -120,7 +121,7 @@ class Load:
 
     def _note_parameters(self, client: Client) -> None:
         if not client.tag.result.negotiated:
-            client.tag.result.negotiated = tls.negotiated(client.ssl)
+            client.tag.result.negotiated = self.layer.negotiated(client.ssl)
 
     # --- connections that are only there ------------------------------------------------------------------------
 
@@ -245,7 +246,7 @@ class Load:
     def _on_fresh(self, client: Client) -> None:
         side: Side = client.tag
         self._note_parameters(client)
-        reused = bool(tls.session_reused(client.ssl))
+        reused = bool(self.layer.session_reused(client.ssl))
         if reused != self.resuming:
             side.fail(
                 client, "a session was not resumed" if self.resuming else "a session was resumed unasked"

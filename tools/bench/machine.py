@@ -9,6 +9,7 @@ from pathlib import Path
 
 from OpenSSL import SSL
 
+from tools.bench import kernel
 from tools.bench.outcome import Machine
 from tools.bench.pair import Cores
 from tools.bench.process import raise_descriptor_limit
@@ -20,18 +21,12 @@ def parse_processor(text: str) -> str:
     return found.group(1).strip() if found else platform.machine()
 
 
-def parse_memory_mb(text: str) -> int:
-    """Return the size of the memory in MB from the text of /proc/meminfo."""
-    found = re.search(r"^MemTotal:\s*(\d+) kB", text, re.MULTILINE)
-    return int(found.group(1)) // 1024 if found else 0
-
-
 def describe() -> Machine:
     """Return what a reader has to know about this machine to judge the figures."""
     return Machine(
         processor=parse_processor(Path("/proc/cpuinfo").read_text()),
         cores=len(os.sched_getaffinity(0)),
-        memory_mb=parse_memory_mb(Path("/proc/meminfo").read_text()),
+        memory_mb=kernel.total_bytes() // 2**20,
         kernel=platform.release(),
         python=platform.python_version(),
         openssl=SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode(),

@@ -97,19 +97,26 @@ def run_pair(
         for peer in peers:
             here = replace(service, port=free_port())
             proxies.append(stack.enter_context(running(peer, here, cores.proxies)))
-        before = [settled_pids(proxy) for proxy in proxies]
-        sides = [
-            SideJob(name=proxy.peer.name, port=proxy.port, pids=pids, idle=(idle or {}).get(proxy.peer.name))
-            for proxy, pids in zip(proxies, before, strict=True)
-        ]
-        try:
-            result = measure(msgspec.structs.replace(job, sides=sides), cores.load)
-        except RunError as error:
-            told = "; ".join(f"{p.peer.name} says: {tail}" for p in proxies if (tail := p.program.tail(2)))
-            raise RunError(f"{error}{'; ' if told else ''}{told}") from error
-        for proxy, pids in zip(proxies, before, strict=True):
-            if proxy.pids() != pids:
-                raise RunError(f"{proxy.peer.name}: its processes changed during the measurement")
+        return measure_running(proxies, job, cores.load, idle)
+
+
+def measure_running(
+    proxies: Sequence[Running], job: Job, core: set[int] | None, idle: dict[str, list[int]] | None = None
+) -> dict[str, SideResult]:
+    """Put `job` on proxies that run already; as :func:`run_pair` in all else."""
+    before = [settled_pids(proxy) for proxy in proxies]
+    sides = [
+        SideJob(name=proxy.peer.name, port=proxy.port, pids=pids, idle=(idle or {}).get(proxy.peer.name))
+        for proxy, pids in zip(proxies, before, strict=True)
+    ]
+    try:
+        result = measure(msgspec.structs.replace(job, sides=sides), core)
+    except RunError as error:
+        told = "; ".join(f"{p.peer.name} says: {tail}" for p in proxies if (tail := p.program.tail(2)))
+        raise RunError(f"{error}{'; ' if told else ''}{told}") from error
+    for proxy, pids in zip(proxies, before, strict=True):
+        if proxy.pids() != pids:
+            raise RunError(f"{proxy.peer.name}: its processes changed during the measurement")
     return {side.name: side for side in result.sides}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bench import certs
+from tools.bench.asking import ask
 from tools.bench.content import SERVER_NAME
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "symphony-bench"
@@ -62,8 +63,13 @@ class Peer:
         """Return the configuration's file name: some programs go by its ending."""
         return f"{self.name}.conf"
 
+    def probe(self, port: int) -> None:
+        """Ask it for what it serves. Raises OSError unless it answers, and rightly."""
+        ask(port)
 
-def _output(command: list[str], pattern: str) -> str:
+
+def output_of(command: list[str], pattern: str) -> str:
+    """Return what the first group of `pattern` matches in the output of a command, or "unknown"."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
@@ -94,7 +100,7 @@ class Symphony(Peer):
 
     def version(self) -> str:
         """Return the version as the program says it."""
-        return _output([self._command, "version"], r"(\d+\.\d+\S*)")
+        return output_of([self._command, "version"], r"(\d+\.\d+\S*)")
 
     def config_name(self) -> str:
         """TOML."""
@@ -135,13 +141,13 @@ class Nginx(Peer):
         """Return why it cannot be measured here, or None."""
         if reason := super().missing():
             return reason
-        if _STREAM_MODULE.exists() or _output(["nginx", "-V"], r"(--with-stream)(?!\S)") != "unknown":
+        if _STREAM_MODULE.exists() or output_of(["nginx", "-V"], r"(--with-stream)(?!\S)") != "unknown":
             return None
         return "nginx is here without its stream module (Debian: libnginx-mod-stream)"
 
     def version(self) -> str:
         """Return the version as the program says it."""
-        return _output(["nginx", "-v"], r"nginx/(\S+)")
+        return output_of(["nginx", "-v"], r"nginx/(\S+)")
 
     def config(self, service: Service) -> str:
         """A stream server; for passthrough it reads the name from the ClientHello, as the others do."""
@@ -192,7 +198,7 @@ class Haproxy(Peer):
 
     def version(self) -> str:
         """Return the version as the program says it."""
-        return _output(["haproxy", "-v"], r"version (\S+)")
+        return output_of(["haproxy", "-v"], r"version (\S+)")
 
     def config(self, service: Service) -> str:
         """One thread per worker; for passthrough the name is read from the ClientHello."""
@@ -233,7 +239,7 @@ class Hitch(Peer):
 
     def version(self) -> str:
         """Return the version as the program says it."""
-        return _output(["hitch", "--version"], r"hitch (\S+)")
+        return output_of(["hitch", "--version"], r"hitch (\S+)")
 
     def config(self, service: Service) -> str:
         """One backend, no OCSP, nothing logged but errors. As root it refuses to run without a user named."""
@@ -275,7 +281,7 @@ class Stunnel(Peer):
 
     def version(self) -> str:
         """Return the version as the program says it."""
-        return _output([self._program, "-version"], r"stunnel (\S+) on")
+        return output_of([self._program, "-version"], r"stunnel (\S+) on")
 
     def config(self, service: Service) -> str:
         """One service, errors only."""

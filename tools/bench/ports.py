@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 
 _LISTEN = "0A"
 
@@ -21,12 +21,20 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def parse_listeners(text: str, port: int) -> set[int]:
-    """Return the inodes of the sockets that listen on a port, from the text of /proc/net/tcp or tcp6."""
+def parse_listeners(lines: Iterable[str], port: int) -> set[int]:
+    """Return the inodes of the sockets that listen on a port, from the lines of /proc/net/tcp or tcp6.
+
+    Those files name the listening sockets first (Documentation/networking/proc_net_tcp.rst in Linux), so reading
+    ends there: what follows may be hundreds of thousands of connections.
+    """
     inodes = set()
-    for line in text.splitlines()[1:]:
+    for line in lines:
         fields = line.split()
-        if len(fields) > 9 and fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+        if fields[0] == "sl":
+            continue
+        if fields[3] != _LISTEN:
+            break
+        if int(fields[1].rpartition(":")[2], 16) == port:
             inodes.add(int(fields[9]))
     return inodes
 
@@ -35,9 +43,8 @@ def listening_inodes(port: int) -> set[int]:
     """Return the inodes of all sockets that listen on a port, IPv4 and IPv6."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        path = Path(table)
-        if path.exists():
-            inodes |= parse_listeners(path.read_text(), port)
+        with contextlib.suppress(FileNotFoundError), open(table) as lines:
+            inodes |= parse_listeners(lines, port)
     return inodes
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tools.bench import certs, cpu
+from tools.bench.asking import answered_by
 from tools.bench.axes import Axis, Bench, fill, replace_job
 from tools.bench.content import SERVER_NAME
 from tools.bench.figures import spread
@@ -20,7 +21,7 @@ from tools.bench.outcome import Figure, Target
 from tools.bench.pair import RunError, cpu_per_operation_us, cpu_ratio, measure, order, run_pair
 from tools.bench.peers import Peer, Service, Symphony
 from tools.bench.ports import free_port
-from tools.bench.running import Running, answered_by, running
+from tools.bench.running import Running, running
 
 MOVED = f"moved.{SERVER_NAME}"
 RELOAD_DEADLINE_S = 120.0
@@ -122,7 +123,7 @@ class Reload(Axis):
             figures += self._reloads(
                 bench, peer, ManyRoutes(routes), f"{routes:,} routes", private.setdefault(routes, [])
             )
-        directory = bench.directory / "many"
+        directory = bench.space.directory / "many"
         directory.mkdir(exist_ok=True)
         pairs = [
             certs.make(directory, f"host-{i}.{SERVER_NAME}", "ecdsa", f"host-{i}")

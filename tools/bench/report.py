@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tools.bench.axes import CPU
+from tools.bench.markdown import table
 from tools.bench.outcome import Figure, Report
 
 _METHOD = (
@@ -136,10 +138,10 @@ def to_terminal(report: Report, console: Console) -> None:
     ):
         if not rows:
             continue
-        table = Table(*head, title=title, show_lines=False)
+        shown = Table(*head, title=title, show_lines=False)
         for row in rows:
-            table.add_row(*(_coloured(cell) for cell in row))
-        console.print(table)
+            shown.add_row(*(_coloured(cell) for cell in row))
+        console.print(shown)
     for line in shortfalls(report):
         console.print(f"[red]falls short:[/red] {escape(line)}", highlight=False)
     for name, reason in report.missing.items():
@@ -154,12 +156,8 @@ def _coloured(cell: str) -> str:
     return f"[red]{cell}[/red]" if cell.endswith("MISSED") or cell == "failed" else cell
 
 
-def _markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def to_markdown(report: Report) -> str:
-    """Return the document, with what falls short first."""
+def to_markdown(report: Report, images: Sequence[str] = ()) -> str:
+    """Return the document, with what falls short first and images at these paths."""
     machine = report.machine
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines = [
@@ -182,7 +180,9 @@ def to_markdown(report: Report) -> str:
     for section, (head, rows) in (("", ratio_table(report)), ("## Other figures", value_table(report))):
         if rows:
             lines += [section, ""] if section else []
-            lines += [*_markdown_table(head, rows), ""]
+            lines += [table(head, rows), ""]
+    for image in images:
+        lines += [f"![{Path(image).stem}]({image})", ""]
     lines += ["## Left out", ""]
     lines += [f"- {name}: {reason}" for name, reason in report.missing.items()]
     lines += [f"- {line}" for line in report.warnings]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import ssl
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,39 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tools.bench import ports
-from tools.bench.content import SERVER_NAME, SMALL, request_for
 from tools.bench.peers import Peer, Service
 from tools.bench.process import Program, StartFailed
 
 _ATTEMPTS = 3
-
-
-def probe(port: int, timeout_s: float = 5.0, name: str = SERVER_NAME) -> tuple[bytes, bytes]:
-    """Make one TLS request through a proxy and return head and body of the answer; OSError when it does not come."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with (
-        socket.create_connection(("127.0.0.1", port), timeout_s) as raw,
-        context.wrap_socket(raw, server_hostname=name) as sock,
-    ):
-        sock.sendall(request_for("small")[0])
-        answer = b""
-        while not answer.endswith(SMALL):
-            data = sock.recv(65536)
-            if not data:
-                break
-            answer += data
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200 "):
-        raise ConnectionError(f"answer {head[:60]!r}")
-    return head, body
-
-
-def answered_by(port: int, name: str, backend: str) -> bool:
-    """Say whether requests for a server name reach the `nginx` or the `sink` backend at this moment."""
-    head, _ = probe(port, name=name)
-    return (b"\r\nServer: nginx" in head) == (backend == "nginx")
 
 
 class Running:
@@ -80,13 +49,10 @@ class Running:
                 )
             if ports.listening_inodes(self.port) and ports.owned_by(self.port, self.pids()):
                 try:
-                    _, body = probe(self.port)
+                    self.peer.probe(self.port)
+                    return
                 except OSError as error:
                     last = f"{type(error).__name__}: {error}"
-                else:
-                    if body == SMALL:
-                        return
-                    last = "it answers wrongly"
             time.sleep(0.005)
         raise StartFailed(f"{self.peer.name} is not ready: {last}; {self.program.tail()}")
 

@@ -6,6 +6,7 @@ prefers: a ratio between different ciphers would say nothing about the proxies.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from OpenSSL import SSL
@@ -49,7 +50,7 @@ class ClientContext:
         self._context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         self._context.set_min_proto_version(_VERSIONS[version])
         self._context.set_max_proto_version(_VERSIONS[version])
-        self._context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+        self._context.set_verify(SSL.VERIFY_NONE)
         self._context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         self.raw = self._context._context
         _lib.SSL_CTX_set_mode(self.raw, _MODE_RELEASE_BUFFERS)
@@ -83,14 +84,20 @@ def negotiated(connection: Any) -> str:
     return f"{_ffi.string(_lib.SSL_get_version(connection)).decode()} {name}"
 
 
-def last_errno() -> int:
-    """Return the errno of the last call that failed with SYSCALL; 0 stands for an end of file without close_notify."""
-    return int(_ffi.errno)
-
-
-def last_error() -> str:
+def _last_error() -> str:
     """Return and clear OpenSSL's error queue as one line."""
     reasons = []
     while code := _lib.ERR_get_error():
         reasons.append(_ffi.string(_lib.ERR_reason_error_string(code) or _ffi.new("char[]", b"?")).decode())
     return ", ".join(reasons) or "no reason given"
+
+
+def failure(error: int) -> str:
+    """Return why a call failed, in a word or line, from what `get_error` said of it."""
+    if error == ZERO_RETURN:
+        return "close_notify"
+    if error == SYSCALL:
+        code = int(_ffi.errno)
+        clear_errors()
+        return errno.errorcode.get(code, "end of file")  # 0 stands for an end of file without close_notify
+    return _last_error()
