@@ -44,8 +44,8 @@ types: $(READY_TEST) ## mypy --strict
 unit: $(READY_TEST) ## only the fast tests
 	$(BIN)/python -m pytest -n $(WORKERS) tests/unit
 
-bench: $(READY_BENCH) ## measure against nginx, HAProxy, hitch and others; writes docs/benchmarks.md (BENCH="--help" for its options)
-	$(BIN)/python -m tools.bench $(or $(BENCH),--doc docs/benchmarks.md --json docs/benchmarks.json)
+bench: $(READY_BENCH) ## measure against nginx, HAProxy, hitch and others; writes docs/benchmarks.md (BENCH="--help": options, other parts)
+	$(BIN)/python -m tools.bench $(or $(BENCH),--doc docs/benchmarks.md --json docs/benchmarks.json --plots docs/plots)
 
 micro: $(READY_BENCH) ## count instructions of single operations beside the stored baseline, then time them
 	$(BIN)/python -m tools.micro count

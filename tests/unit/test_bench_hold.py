@@ -160,7 +160,12 @@ def report() -> hold_report.HoldReport:
         load_average=0.1,
     )  # fmt: skip
     return hold_report.HoldReport(
-        started="2026-01-01T00:00:00+00:00", seconds=60, machine=machine, version="0.1.0", results=results
+        started="2026-01-01T00:00:00+00:00",
+        seconds=60,
+        machine=machine,
+        version="0.1.0",
+        results=results,
+        failed={},
     )
 
 
@@ -184,6 +189,13 @@ def test_cpu_that_is_lost_in_chance_is_not_reported_as_a_number(report: hold_rep
     result.costs = _costs(idle_ns_per_s=-20.0, idle_noise_ns_per_s=70.0)
     _, rows = hold_report.costs_table([result])
     assert {row[0]: row[1] for row in rows}["CPU while idle"] == "none seen; less than 70 ns/s"
+
+
+def test_a_kind_that_failed_is_named(report: hold_report.HoldReport) -> None:
+    report.failed["passthrough"] = "RunError: closed while it was idle"
+    assert hold_report.to_section(report).startswith(
+        "passthrough connections failed and are left out: RunError: closed while it was idle\n"
+    )
 
 
 def test_only_the_measured_part_of_a_document_is_replaced(report: hold_report.HoldReport) -> None:

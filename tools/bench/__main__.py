@@ -223,32 +223,41 @@ def hold_command(
         except hold_report.NoPlace as error:  # better known now than after the run
             raise click.ClickException(f"{doc_file}: {error}") from error
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    results = []
+    results: list[hold.HoldResult] = []
+    failed: dict[str, str] = {}
+    kinds = ["terminated", "passthrough"] if kind == "both" else [kind]
     try:
         with workspace(None) as space:
-            upstream = space.backend.plain
-            service = Service(space.directory, 0, upstream, space.ecdsa)
-            for passthrough in (False, True):
-                if kind in ("both", "passthrough" if passthrough else "terminated"):
-                    console.print(f"[bold]{'passthrough' if passthrough else 'terminated'}[/bold]")
-                    deadline = time.monotonic() + 60 * minutes
-                    wish = hold.Wish(connections, passthrough, steps, idle_seconds, deadline, pairs)
-                    run = hold.Hold(wish, service, raise_descriptor_limit(), console.print)
-                    results.append(run.run())
-    except FAILURES as error:
-        raise click.ClickException(f"{type(error).__name__}: {error}") from error
+            service = Service(space.directory, 0, space.backend.plain, space.ecdsa)
+            for one in kinds:
+                console.print(f"[bold]{one}[/bold]")
+                deadline = time.monotonic() + 60 * minutes
+                wish = hold.Wish(connections, one == "passthrough", steps, idle_seconds, deadline, pairs)
+                try:
+                    results.append(hold.Hold(wish, service, raise_descriptor_limit(), console.print).run())
+                except FAILURES as error:
+                    failed[one] = f"{type(error).__name__}: {error}"
+    except StartFailed as error:
+        raise click.ClickException(str(error)) from error
+    for one, reason in failed.items():
+        console.print(f"[red]left out:[/red] {one}: {escape(reason)}", highlight=False)
+    if not results:
+        raise SystemExit(1)
     finished = hold_report.HoldReport(
         started=started,
         seconds=time.monotonic() - clock,
         machine=machine.describe(),
         version=peers.Symphony().version(),
         results=results,
+        failed=failed,
     )
     hold_report.to_terminal(finished, console)
     _write_json(json_file, finished)
     drawn = _draw(plots_directory, doc_file, console, {"holding": lambda path: plots.holding(finished, path)})
     if doc_file:
         doc_file.write_text(hold_report.put_into(text, hold_report.to_section(finished, drawn)))
+    if failed:
+        raise SystemExit(1)
 
 
 @main.command("blog")

@@ -23,13 +23,14 @@ Rows = tuple[list[str], list[list[str]]]
 
 
 class HoldReport(Struct, kw_only=True):
-    """A run: one result for each kind of connection."""
+    """A run: one result for each kind of connection, or why there is none."""
 
     started: str
     seconds: float
     machine: Machine
     version: str
     results: list[HoldResult]
+    failed: dict[str, str]
 
 
 class NoPlace(ValueError):
@@ -155,6 +156,7 @@ def to_section(report: HoldReport, images: Sequence[str] = ()) -> str:
     """Return the measured part of a document, with images at these paths."""
     machine, results = report.machine, report.results
     parts = [
+        *(f"{name} connections failed and are left out: {reason}" for name, reason in report.failed.items()),
         "### What an idle connection costs",
         table(*costs_table(results)),
         "### What machines hold by that",

@@ -123,6 +123,9 @@ def latencies(report: Report, path: Path) -> bool:
         (only,) = axes
         _dots(only, names, rows)
         only.set_xscale("log")
+        for scale in (only.xaxis.set_major_formatter, only.xaxis.set_minor_formatter):
+            scale(lambda value, _place: f"{value:,.0f}")
+        only.tick_params(axis="x", which="minor", labelsize=7)
         only.set_xlabel("latency, µs")
         only.set_title(figures[0].title, fontsize=9)
 
@@ -146,6 +149,7 @@ def echo(report: EchoReport, path: Path) -> bool:
             panel.set_xticks(
                 range(len(WAYS)), [TITLES[way].replace(" ", "\n", 1) for way in WAYS], fontsize=7
             )
+            panel.set_xlim(-0.6, len(WAYS) - 0.4)
             panel.set_title(f"{size:,} bytes", fontsize=9)
             panel.grid(axis="y", color="#dddddd")
             panel.set_ylim(bottom=0)
