@@ -7,11 +7,12 @@ from symphony.config.problem import Problem, SharedWarnings
 from symphony.config.wording import quoted
 from symphony.protection.cidr import CidrError, parse_network
 
-_CARRIERS = ("proxy_protocol_v2",)
+_CARRIERS = ("proxy_protocol_v2", "x_forwarded_for")
 
 
 def check_client_header(route: Route, place: str, problems: list[Problem]) -> None:
     """Find what a route's `source_address_header` cannot do, or cannot carry."""
+    _check_rewriting(route, place, problems)
     prints = route.forward_fingerprint
     if not prints:
         return
@@ -25,6 +26,21 @@ def check_client_header(route: Route, place: str, problems: list[Problem]) -> No
             f"for a fingerprint: expected source_address_header = {expected}"
         )
         problems.append(Problem(key, text))
+
+
+def _check_rewriting(route: Route, place: str, problems: list[Problem]) -> None:
+    if route.source_address_header != "x_forwarded_for":
+        return
+    for hindered, setting, why in (
+        (not route.terminate_tls, "terminate_tls = false", "where requests are encrypted"),
+        (route.http2, "http2 = true", "since it is for HTTP/1 requests only"),
+    ):
+        if hindered:
+            text = (
+                f"{quoted('x_forwarded_for')} cannot be used with {setting}, {why}: "
+                f"expected a PROXY header, or not {setting}"
+            )
+            problems.append(Problem(f"{place}.source_address_header", text))
 
 
 def check_trusted_proxies(

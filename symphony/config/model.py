@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-SourceAddressHeader = Literal["none", "proxy_protocol", "proxy_protocol_v2"]
+SourceAddressHeader = Literal["none", "proxy_protocol", "proxy_protocol_v2", "x_forwarded_for"]
 Fingerprint = Literal["ja3", "ja4"]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Balance = Literal["least_connections", "round_robin", "random", "ip_hash"]
@@ -183,7 +183,10 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
     ] = None
     source_address_header: Annotated[
         SourceAddressHeader,
-        Meta(description="How the upstream is told who the client is: a PROXY header of version 1 or 2."),
+        Meta(
+            description="How the upstream is told who the client is: by a PROXY header of version 1 or 2, or by fields "
+            "of every HTTP/1 request."
+        ),
     ] = "none"
     forward_fingerprint: Annotated[
         tuple[Fingerprint, ...],

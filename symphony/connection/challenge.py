@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from symphony.connection.connector import Connector
+from symphony.connection.identity import request_fields
 from symphony.connection.introduction import Introduction
 from symphony.connection.state import ServingState
 from symphony.http.front import Challenge
@@ -147,7 +148,7 @@ class ChallengeRelay:
             self._fail(Reason.RATE_LIMITED)
 
     def _connect(self, route: PlannedRoute) -> None:
-        connected = self._connected if route.source_address_header is None else self._introduce
+        connected = self._connected if route.proxy_header is None else self._introduce
         self._connector = connector = Connector(
             self._state, route.balancer, connected, self._not_connected, self._client.peer[0]
         )
@@ -158,13 +159,11 @@ class ChallengeRelay:
         self._fail(reason, detail)
 
     def _introduce(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
-        assert self.route is not None and self.route.source_address_header is not None, (
-            "the route asks for it"
-        )
+        assert self.route is not None and self.route.proxy_header is not None, "the route asks for it"
         self._connector = introduction = Introduction(
             self._state, upstream, slot, self._connected, self._not_connected
         )
-        introduction.send(self._client.proxy_header(self.route.source_address_header))
+        introduction.send(self._client.proxy_header(self.route.proxy_header))
 
     def _connected(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
         self._connector = None
@@ -173,6 +172,9 @@ class ChallengeRelay:
         self._fd = upstream.fileno()
         self._answer = UpstreamAnswer(self._challenge.request)
         self._unsent = self._answer.request_bytes
+        if self.route is not None and self.route.rewrites_http:
+            # The front has left the client's own copies of these fields out.
+            self._unsent = self._unsent[:-2] + request_fields(self._client.peer[0], "http") + b"\r\n"
         self._state.host.add_reader(self._fd, self._readable)
         self._watch_silence()
         self._send()

@@ -39,6 +39,7 @@ from symphony.observe.counters import BLOCKED_SLOT
 from symphony.observe.reasons import Reason
 from symphony.observe.records import RouteRecord
 from symphony.protection.guard import Guard, Standing
+from symphony.relay.http_relay import HttpRelay
 from symphony.relay.passthrough import PassthroughRelay
 from symphony.relay.sockets import close_after_alert, has_closed, reset_on_close
 from symphony.relay.terminated import TerminatedRelay
@@ -374,7 +375,7 @@ class Connection:
         state = self._state
         self._phase = Phase.CONNECTING
         state.host.wheel.cancel(self)
-        connected = self._connected if route.source_address_header is None else self._introduce
+        connected = self._connected if route.proxy_header is None else self._introduce
         self._connector = connector = Connector(
             state, route.balancer, connected, self._not_connected, self.peer[0]
         )
@@ -389,9 +390,9 @@ class Connection:
     def _introduce(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
         """Tell the upstream who the client is, in front of everything else."""
         route = self._route
-        assert route is not None and route.source_address_header is not None, "the route asks for it"
+        assert route is not None and route.proxy_header is not None, "the route asks for it"
         header = identity.proxy_header(
-            route.source_address_header,
+            route.proxy_header,
             self.peer[:2],
             self._destination or self._client.getsockname()[:2],
             self.id,
@@ -405,9 +406,9 @@ class Connection:
         introduction.send(header)
 
     def _connected(self, upstream: socket.SocketType, slot: UpstreamSlot) -> None:
-        state, seat = self._state, self._seat
+        state, seat, route = self._state, self._seat, self._route
+        assert route is not None, "a connection to an upstream has a route"
         self._connector = None
-        self.fingerprints = None  # and with it the ClientHello
         self._slot = slot
         self._phase = Phase.RELAYING
         if self._entry is not None:
@@ -416,11 +417,19 @@ class Connection:
         if session is None:
             self._relay = relay = PassthroughRelay(state.host, self, self._client, upstream, seat.silence)
             relay.start()
+        elif route.rewrites_http:
+            prints = identity.fingerprints_told(self.fingerprints, route.forward_fingerprint)
+            fields = identity.request_fields(self.peer[0], "https", prints)
+            self._relay = rewriting = HttpRelay(
+                state.host, self, session, self._client, upstream, seat.silence, fields
+            )
+            rewriting.start()
         else:
             self._relay = terminated = TerminatedRelay(
                 state.host, self, session, self._client, upstream, seat.silence
             )
             terminated.start()
+        self.fingerprints = None  # and with it the ClientHello
 
     # The end
 
@@ -440,6 +449,8 @@ class Connection:
             more: dict[str, object] = {"upstream": slot.upstream.label if slot is not None else ""}
             if reason is Reason.TLS_ERROR:
                 more["detail"] = library.last_error()
+            elif isinstance(relay, HttpRelay) and relay.refused is not None:
+                more["detail"] = str(relay.refused)
             if entry is not None:
                 more["bytes_up"], more["bytes_down"] = relay.bytes_up, relay.bytes_down
                 state.access_log.write(self, entry, monotonic(), reason, **more)

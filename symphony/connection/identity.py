@@ -1,7 +1,7 @@
-"""What a route tells its upstream about the client: the PROXY header of one connection, put together.
+"""What a route tells its upstream about the client: a PROXY header, or fields for HTTP requests.
 
-The source is the client, as the listener knows it; the destination is the address that the client connected to. What
-only version 2 can say goes behind them as fields: what TLS is known of (:mod:`symphony.relay.proxy_tlv`).
+A PROXY header names the client, as the listener knows it, and the address that the client connected to. What only
+version 2 can say goes behind them as fields: what is known from TLS (:mod:`symphony.relay.proxy_tlv`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from structlog import get_logger
 
 from symphony.observe.throttle import Throttle
 from symphony.relay import proxy_tlv
+from symphony.relay.http_head import identity_fields
 from symphony.relay.proxy_protocol import Address, Tlv, encode_v1, encode_v2
 from symphony.tls import library
 from symphony.tls.client_hello import MalformedClientHello
@@ -32,6 +33,12 @@ def fingerprints_told(found: Fingerprints | None, wanted: tuple[str, ...]) -> tu
         return found.ja3 if "ja3" in wanted else "", found.ja4 if "ja4" in wanted else ""
     except MalformedClientHello:
         return "", ""
+
+
+def request_fields(address: str, scheme: str, fingerprints: tuple[str, str] = ("", "")) -> bytes:
+    """The lines that name the client in an HTTP request that came by `scheme` (``http``, ``https``)."""
+    bare = address.partition("%")[0]  # a link-local peer's address has its interface behind it
+    return identity_fields(bare, scheme, *fingerprints)
 
 
 def proxy_header(

@@ -49,10 +49,14 @@ class Reason(StrEnum):
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     HANDSHAKE_ABANDONED = "handshake_abandoned"
     CLIENT_CERTIFICATE_REFUSED = "client_certificate_refused"
-    # On a plain HTTP listener
+    # HTTP requests, on a plain listener or where the client is to be named in them
     HTTP_ABANDONED = "http_abandoned"  # closed in the middle of a request
     HTTP_TIMEOUT = "http_timeout"  # a request did not become whole in time
     HTTP_MALFORMED = "http_malformed"
+    HTTP_AMBIGUOUS = (
+        "http_ambiguous"  # could be taken to end in two places, which is how requests are smuggled
+    )
+    HTTP_AHEAD = "http_ahead"  # more sent ahead of the answers than is kept
     HTTP_HEAD_TOO_LONG = "http_head_too_long"
     HTTP_VERSION = "http_version"  # neither HTTP/1.0 nor HTTP/1.1
     HTTP_NO_HOST = "http_no_host"

@@ -37,6 +37,16 @@ class AnswerFollower:
         self._left = 0
         self._chunks = ChunkScanner()
 
+    @property
+    def is_between(self) -> bool:
+        """Whether no response has begun that is not over."""
+        return self._state == self._head and not self._held
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no end of a response can be told any more: none could be followed, or one lasts as long as it can."""
+        return self.lost or self._state == self._ignore
+
     def expect(self, kind: int) -> bool:
         """Note a request that is sent; return whether its answer may change the protocol.
 

@@ -27,11 +27,15 @@ _NEXT_CHUNK = re.compile(rb"\r\n([0-9A-Fa-f]{1,15}+)" + _EXTENSION + rb"\r\n")
 
 
 class HttpHeadError(Exception):
-    """Bytes that are not passed on; `reason` is one word for counting, the text says what is wrong."""
+    """Bytes that are not passed on; `reason` is one word for counting, the text says what is wrong.
+
+    `passed` is what came before them in the same bytes, and may be passed on.
+    """
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+        self.passed: list[Buffer] = []
 
 
 def check_unfinished(data: bytes | bytearray, start: int = 0) -> None:
@@ -108,8 +112,15 @@ class ChunkScanner:
                 break
             found = self._line.match(view, at)
             if found is None:
+                if self._line is _NEXT_CHUNK and bytes(view[at : at + 2]) == b"\r\n":
+                    # The end of a chunk goes on at once: the sender may wait for an answer before the next one.
+                    self._line = _FIRST_CHUNK
+                    at += 2
+                    continue
+                if at > start:
+                    out.append(view[start:at])
+                    start = at
                 self._hold(bytes(view[at : at + MAX_CHUNK_LINE + 1]))
-                end = at  # nothing behind `at` may be passed on yet
                 break
             at = found.end()
             self._take(found[1])
@@ -121,6 +132,11 @@ class ChunkScanner:
         line = self._held + bytes(view[at : at + MAX_CHUNK_LINE])
         found = self._line.match(line)
         if found is None:
+            if self._line is _NEXT_CHUNK and line.startswith(b"\r\n"):
+                self._held = b""
+                self._line = _FIRST_CHUNK
+                out.append(b"\r\n")
+                return at + 1  # what was held is the CR
             self._hold(line)
             return len(view)
         at += found.end() - len(self._held)

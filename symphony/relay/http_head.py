@@ -13,8 +13,8 @@ States
 
 Only the upstream's answer says whether the protocol changes, and a rewriter that took its own guess could be talked
 into letting requests through unread. So the upstream's bytes are shown to :meth:`HeadRewriter.answer`, which follows
-the responses (:mod:`symphony.relay.http_answer`). While `waiting`, what the client sends is kept back; a client that
-waits for the 101, as it must (RFC 9110 section 7.8), notices nothing.
+the responses (:mod:`symphony.relay.http_answer`). While `waiting`, what the client sends is kept back, and once it
+`is_full` the client should not be read; one that waits for the 101, as it must (RFC 9110 section 7.8), notices nothing.
 
 An upgrade to another version of HTTP (``h2c``) or to TLS would carry requests that cannot be read here; the Upgrade
 field is left out of such a request, which every server may do as well (section 7.8), and the answer is a plain one.
@@ -23,6 +23,7 @@ field is left out of such a request, which every server may do as well (section 
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import Final
 
 from symphony.relay.http_answer import CONNECT, HEAD, PLAIN, UPGRADE, AnswerFollower
@@ -40,6 +41,8 @@ from symphony.relay.http_framing import (
 
 MAX_KEPT_BACK = 256 * 1024
 """Bytes that a client may send behind a request for another protocol before that is answered."""
+ENOUGH_KEPT_BACK = 64 * 1024
+"""So many of them are read; the rest can wait in the socket. Reading some shows the end of a client that leaves."""
 MAX_UNANSWERED = 1000
 """Requests that may be under way on one connection."""
 
@@ -77,6 +80,16 @@ def identity_fields(address: str, scheme: str = "https", ja3: str = "", ja4: str
     return "".join(f"{name}: {value}\r\n" for name, value in fields).encode("ascii")
 
 
+class Refusal(Enum):
+    """When a client can be told, by a response of this end's own, that its request was refused."""
+
+    NOW = "now"
+    LATER = "later"
+    """Behind answers that are still to come."""
+    NEVER = "never"
+    """It would be taken for something else: the request has its answer, or answers cannot be told apart."""
+
+
 class HeadRewriter:
     """The requests of one connection. `fields` are the lines to set, from :func:`identity_fields`.
 
@@ -95,7 +108,7 @@ class HeadRewriter:
         self._chunks = ChunkScanner()
         self._switches = False  # the request at hand asks for another protocol
         self.waiting = False
-        """Whether the client's bytes are kept back for an answer: reading on from the client is of no use then."""
+        """Whether the client's bytes are kept back for an answer."""
 
     @property
     def opaque(self) -> bool:
@@ -104,8 +117,36 @@ class HeadRewriter:
 
     @property
     def unanswered(self) -> int:
-        """How many requests have no whole answer yet; with none, an error response can be told apart."""
+        """How many requests have been passed on, in part at least, and no answer to them has begun."""
         return len(self._answers.awaited)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there are bytes of the client that are kept back until an answer decides what they are."""
+        return self.waiting and bool(self._held)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is kept back that the client is not to be read until the answer is there."""
+        return self.waiting and len(self._held) >= ENOUGH_KEPT_BACK
+
+    @property
+    def in_request(self) -> bool:
+        """Whether the upstream has the head of a request and not the end of its body."""
+        return self._state in (self._body, self._chunked, self._trailers)
+
+    @property
+    def refusal(self) -> Refusal:
+        """With a request refused: whether its client can be told so."""
+        answers = self._answers
+        if answers.is_lost:
+            return Refusal.NEVER
+        before = len(answers.awaited)
+        if self.in_request:  # the request at fault is itself among those that await an answer, or has one
+            if not before:
+                return Refusal.NEVER
+            before -= 1
+        return Refusal.LATER if before or not answers.is_between else Refusal.NOW
 
     def feed(self, data: Buffer) -> list[Buffer]:
         """Take bytes from the client and return what goes to the upstream, in order.
@@ -116,8 +157,12 @@ class HeadRewriter:
         out: list[Buffer] = []
         view = memoryview(data)
         at, end = 0, len(view)
-        while at < end:
-            at = self._state(view, at, out)
+        try:
+            while at < end:
+                at = self._state(view, at, out)
+        except HttpHeadError as error:
+            error.passed = out
+            raise
         return out
 
     def answer(self, data: Buffer) -> list[Buffer]:

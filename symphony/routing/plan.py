@@ -34,7 +34,8 @@ log = get_logger("plan")
 class PlannedRoute:
     """A route as connections use it. `contexts` has one TLS context (or None) per listener, in their order.
 
-    `source_address_header` is None where the upstream is told nothing of the client.
+    The upstream is told of the client by a PROXY header of the kind `proxy_header`, unless that is None, or by fields
+    of every HTTP request where the route `rewrites_http`, which a connection that is passed through cannot have.
     With a `suspension`, what it says of upstreams and TLS is only what a resolution may fall back on.
     """
 
@@ -44,9 +45,10 @@ class PlannedRoute:
         "contexts",
         "forward_fingerprint",
         "name",
+        "proxy_header",
         "rate",
         "record",
-        "source_address_header",
+        "rewrites_http",
         "suspension",
         "terminate_tls",
     )
@@ -68,7 +70,8 @@ class PlannedRoute:
         self.rate = entry.rate
         self.burst = entry.burst
         header = entry.source_address_header
-        self.source_address_header = None if header == "none" else header
+        self.rewrites_http = header == "x_forwarded_for"
+        self.proxy_header = header if header in ("proxy_protocol", "proxy_protocol_v2") else None
         self.forward_fingerprint = entry.forward_fingerprint
         self.suspension = suspension
 

@@ -522,6 +522,28 @@ def test_an_upstream_is_told_of_the_client_first(kind: str) -> None:
     upstream.close()
 
 
+def test_an_upstream_is_told_of_the_client_in_the_request() -> None:
+    upstream = UpstreamHost("uds")
+    entry = route("a.test", UdsUpstream(path=upstream.path))
+    entry = msgspec.structs.replace(entry, source_address_header="x_forwarded_for")
+    with Stage() as stage, running(stage, snapshot(entry, mode="http")) as (rig, process):
+        with connect(rig.port) as sock:
+            spoofed = "X-Forwarded-For: 6.6.6.6\r\nx_real_ip: 6.6.6.6\r\nX-JA3: x\r\nAccept: b\r\n"
+            sock.sendall(head("a.test", CHALLENGE, more=spoofed))
+            server = upstream.accept()
+            fields = server.receive().split(b"\r\n")[1:-2]
+            assert fields[0] == b"Host: a.test"
+            assert b"X-Forwarded-For: 127.0.0.1" in fields
+            assert b"X-Forwarded-Proto: http" in fields
+            assert b"X-Real-IP: 127.0.0.1" in fields
+            assert not any(b"6.6.6.6" in field or field.lower().startswith(b"x-ja3") for field in fields)
+            server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert responses(receive_all(PlainPeer(sock)))[0].status == 204
+            server.sock.close()
+        assert complaints(process) == []
+    upstream.close()
+
+
 def test_challenges_count_for_their_route_and_upstream() -> None:
     upstream = UpstreamHost("uds")
     target = UdsUpstream(path=upstream.path)

@@ -30,8 +30,8 @@ from tests.support.acceptor import (
     complaints,
     cpu_seconds,
     descriptors,
-    resident_kib,
     route,
+    rss_kib,
     running,
     snapshot,
     wait_until,
@@ -412,10 +412,10 @@ def test_nothing_is_left_behind(door: Door) -> None:
         wait_until(lambda: door.rig.active == 0, "all are over")
 
     abuse(100)
-    open_before, memory = descriptors(door.process.pid), resident_kib(door.process.pid)
+    open_before, memory = descriptors(door.process.pid), rss_kib(door.process.pid)
     abuse(1500)
     wait_until(lambda: descriptors(door.process.pid) <= open_before, "the descriptors are back")
-    assert resident_kib(door.process.pid) < memory + 1024
+    assert rss_kib(door.process.pid) < memory + 1024
     assert door.told(encode_v1(*V4))[0].header.source == V4[0]
     assert complaints(door.process) == []
 

@@ -1,6 +1,7 @@
 """The relays through a real acceptor: every byte arrives, in order, whatever the two ends do to each other.
 
-Each test runs for a terminated connection by TLS 1.2 and 1.3, over a Unix socket and over TCP, and for passthrough.
+Each test runs for a terminated connection by TLS 1.2 and 1.3, over a Unix socket and over TCP, for one whose HTTP was
+rewritten until it became a WebSocket, and for passthrough.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from OpenSSL import SSL
 
 from symphony.config.model import TcpUpstream, UdsUpstream, Upstream
 from symphony.observe.reasons import Reason
+from symphony.relay.http_head import identity_fields
 from tests.support.acceptor import (
     AcceptorRig,
     descriptors,
@@ -60,6 +63,17 @@ def _hello() -> bytes:
     return outgoing.read()
 
 
+def upgrade(client: Peer, server: Peer) -> None:
+    """Make a WebSocket of a connection on which HTTP requests are rewritten."""
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    client.send(request)
+    rewritten = request[:-2] + identity_fields("127.0.0.1") + b"\r\n"
+    assert receive_exactly(server, len(rewritten)) == rewritten
+    response = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    server.send(response)
+    assert receive_exactly(client, len(response)) == response
+
+
 @dataclass
 class Line:
     """A running acceptor and the two ends of it."""
@@ -82,8 +96,11 @@ class Line:
             assert receive_exactly(server, len(hello)) == hello
         else:
             version = SSL.TLS1_2_VERSION if self.mode == "tls12" else SSL.TLS1_3_VERSION
-            client = TlsPeer(sock, "localhost", version=version)
+            name = "upgraded.test" if self.mode == "upgraded" else "localhost"
+            client = TlsPeer(sock, name, version=version)
             server = self.upstream.accept()
+            if self.mode == "upgraded":
+                upgrade(client, server)
         return client, server
 
     @property
@@ -95,7 +112,7 @@ class Line:
 
 
 @pytest.fixture(
-    params=["tls12-uds", "tls13-uds", "tls13-tcp", "passthrough-uds", "passthrough-tcp"],
+    params=["tls12-uds", "tls13-uds", "tls13-tcp", "upgraded-uds", "passthrough-uds", "passthrough-tcp"],
     scope="module",
 )
 def line(request: pytest.FixtureRequest) -> Iterator[Line]:
@@ -106,8 +123,12 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
         if kind == "uds"
         else TcpUpstream(host="127.0.0.1", port=upstream.port)
     )
+    http = msgspec.structs.replace(route("upgraded.test", target), source_address_header="x_forwarded_for")
     routes = snapshot(
-        route("localhost", target), route("*.example.test", target, terminate=False), idle_timeout_ms=20_000
+        route("localhost", target),
+        http,
+        route("*.example.test", target, terminate=False),
+        idle_timeout_ms=20_000,
     )
     try:
         with Stage() as stage, running(stage, routes) as (rig, process):

@@ -240,6 +240,15 @@ def resident_kib(pid: int) -> int:
         )
 
 
+def rss_kib(pid: int) -> int:
+    """How much memory a process has in all, in KiB.
+
+    What it shares with the test that forked it is in there, and stays, whatever the test does with its own copy.
+    """
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
+
+
 def cpu_seconds(pid: int) -> float:
     """How much CPU time a process has used, in user mode and in the kernel (proc_pid_stat(5))."""
     with open(f"/proc/{pid}/stat") as file:

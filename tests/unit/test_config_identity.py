@@ -55,8 +55,9 @@ def test_proxy_headers_go_with_every_kind_of_route(folder: Path, header: str, mo
 
 
 def test_fingerprints(folder: Path) -> None:
-    route = 'source_address_header = "proxy_protocol_v2"\nforward_fingerprint = ["ja4", "ja3"]'
-    assert only_route(read(folder, route=route)).forward_fingerprint == ("ja4", "ja3")
+    for header in ("proxy_protocol_v2", "x_forwarded_for"):
+        route = f'source_address_header = "{header}"\nforward_fingerprint = ["ja4", "ja3"]'
+        assert only_route(read(folder, route=route)).forward_fingerprint == ("ja4", "ja3")
 
 
 @pytest.mark.parametrize("header", ["none", "proxy_protocol"])
@@ -65,7 +66,20 @@ def test_fingerprints_without_a_header_that_carries_them(folder: Path, header: s
     ((place, text),) = problems(read(folder, route=route))
     assert place == "routes[0].forward_fingerprint"
     assert text.startswith(f'means nothing with source_address_header = "{header}"')
-    assert 'expected source_address_header = "proxy_protocol_v2"' in text
+    assert 'expected source_address_header = "proxy_protocol_v2" or "x_forwarded_for"' in text
+
+
+@pytest.mark.parametrize("setting", ["http2 = true", "terminate_tls = false"])
+def test_fields_in_requests_need_requests_that_can_be_read(folder: Path, setting: str) -> None:
+    route = f'source_address_header = "x_forwarded_for"\n{setting}'
+    ((place, text),) = problems(read(folder, route=route))
+    assert place == "routes[0].source_address_header"
+    assert text.startswith(f'"x_forwarded_for" cannot be used with {setting}')
+
+
+def test_fields_in_requests(folder: Path) -> None:
+    entry = only_route(read(folder, route='source_address_header = "x_forwarded_for"'))
+    assert (entry.source_address_header, entry.forward_fingerprint) == ("x_forwarded_for", ())
 
 
 def test_a_fingerprint_named_twice(folder: Path) -> None:

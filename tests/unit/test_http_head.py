@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symphony.relay.http_framing import MAX_CHUNK_LINE, MAX_HEAD, HttpHeadError
-from symphony.relay.http_head import MAX_KEPT_BACK, MAX_UNANSWERED, HeadRewriter, identity_fields
+from symphony.relay.http_head import (
+    ENOUGH_KEPT_BACK,
+    MAX_KEPT_BACK,
+    MAX_UNANSWERED,
+    HeadRewriter,
+    Refusal,
+    identity_fields,
+)
 
 FIELDS = identity_fields(
     "203.0.113.7", ja3="ada70206e40642a3e4461f35503241d5", ja4="t13d1516h2_8daaf6152771_e5627efa2ab1"
@@ -28,6 +35,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 UPGRADE = b"GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 
 
 def rewritten(*pieces: bytes) -> bytes:
@@ -177,6 +185,20 @@ def test_chunked_bodies(body: bytes, passed: bytes) -> None:
     assert rewritten(*[bytes([octet]) for octet in CHUNKED + body + GET]) == whole
     found = requests_of(whole)
     assert [request.method for request, _ in found] == [b"POST", b"GET"]
+
+
+def test_every_byte_of_a_chunk_goes_on_at_once() -> None:
+    """An upstream may answer a chunk before the client sends the next one."""
+    rewriter = HeadRewriter(FIELDS)
+    rewriter.feed(CHUNKED)
+    assert b"".join(rewriter.feed(b"5\r\nhello\r\n")) == b"5\r\nhello\r\n"
+    assert b"".join(rewriter.feed(b"5\r\nhe")) == b"5\r\nhe"
+    assert b"".join(rewriter.feed(b"llo\r")) == b"llo"
+    assert b"".join(rewriter.feed(b"\n")) == b"\r\n"
+    assert b"".join(rewriter.feed(b"1")) == b""
+    assert b"".join(rewriter.feed(b"\r\nx\r\n0\r\n")) == b"1\r\nx\r\n0\r\n"
+    assert b"".join(rewriter.feed(b"\r\n")) == b"\r\n"
+    assert b"".join(rewriter.feed(GET)) == expected(GET)
 
 
 REFUSED = [
@@ -470,6 +492,95 @@ def test_requests_without_an_answer_are_bounded() -> None:
     with pytest.raises(HttpHeadError) as caught:
         rewriter.feed(GET)
     assert caught.value.reason == "pipelined"
+
+
+# ---- what a client can be told of a refusal
+
+
+BAD = b"GET / HTTP/1.1\r\nHost : a\r\n\r\n"
+CHUNKED_ANSWER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def refused(sent: bytes, *answers: bytes, fault: bytes = BAD) -> HeadRewriter:
+    """A rewriter that has passed on `sent`, seen `answers` and then refused `fault`."""
+    rewriter = HeadRewriter(FIELDS)
+    rewriter.feed(sent)
+    for answer in answers:
+        rewriter.answer(answer)
+    with pytest.raises(HttpHeadError):
+        rewriter.feed(fault)
+    return rewriter
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers", "refusal"),
+    [
+        (b"", [], Refusal.NOW),
+        (GET, [], Refusal.LATER),
+        (GET, [OK[:1]], Refusal.LATER),
+        (GET, [OK[:-1]], Refusal.LATER),
+        (GET, [OK], Refusal.NOW),
+        (GET, [b"HTTP/1.1 103 Early Hints\r\n\r\n"], Refusal.LATER),
+        (GET, [CHUNKED_ANSWER], Refusal.LATER),
+        (GET, [CHUNKED_ANSWER + b"0\r\n"], Refusal.LATER),
+        (GET, [CHUNKED_ANSWER + b"0\r\nA: b\r\n\r\n"], Refusal.NOW),
+        (GET + GET, [OK], Refusal.LATER),
+        (GET + GET, [OK, OK], Refusal.NOW),
+        (GET + GET, [OK, OK, OK], Refusal.NEVER),
+        (GET, [b"HTTP/1.1 200 OK\r\n\r\n"], Refusal.NEVER),
+        (GET, [b"rubbish\r\n\r\n"], Refusal.NEVER),
+        (b"", [b"220 ready\r\n"], Refusal.NEVER),
+    ],
+)
+def test_when_a_client_can_be_told(sent: bytes, answers: list[bytes], refusal: Refusal) -> None:
+    rewriter = refused(sent, *answers)
+    assert rewriter.refusal is refusal
+    assert not rewriter.in_request
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers", "refusal"),
+    [
+        (CHUNKED, [], Refusal.NOW),
+        (CHUNKED + b"1\r\na\r\n", [], Refusal.NOW),
+        (CHUNKED, [b"HTTP/1.1 100 Continue\r\n\r\n"], Refusal.NOW),
+        (CHUNKED, [b"HTTP/1.1 100 Cont"], Refusal.LATER),
+        (CHUNKED, [OK], Refusal.NEVER),
+        (CHUNKED, [OK[:-1]], Refusal.NEVER),
+        (GET + CHUNKED, [], Refusal.LATER),
+        (GET + CHUNKED, [OK], Refusal.NOW),
+        (GET + CHUNKED, [OK, OK], Refusal.NEVER),
+    ],
+)
+def test_when_a_client_can_be_told_in_the_middle_of_a_body(
+    sent: bytes, answers: list[bytes], refusal: Refusal
+) -> None:
+    rewriter = refused(sent, *answers, fault=b"nonsense\r\n")
+    assert rewriter.in_request
+    assert rewriter.refusal is refusal
+
+
+def test_what_was_right_in_front_of_a_fault_is_handed_out() -> None:
+    for fault in (BAD, b"GET / HTTP/1.1\n"):
+        with pytest.raises(HttpHeadError) as caught:
+            HeadRewriter(FIELDS).feed(GET + POST + b"hello" + fault)
+        assert b"".join(caught.value.passed) == expected(GET) + expected(POST) + b"hello"
+    with pytest.raises(HttpHeadError) as caught:
+        HeadRewriter(FIELDS).feed(GET + CHUNKED + b"5\r\nhello\r\nnonsense\r\n")
+    assert b"".join(caught.value.passed) == expected(GET) + expected(CHUNKED) + b"5\r\nhello\r\n"
+
+
+def test_how_much_is_kept_back() -> None:
+    rewriter = opened()
+    assert not rewriter.keeps
+    rewriter.feed(bytes(ENOUGH_KEPT_BACK - 1))
+    assert rewriter.keeps
+    assert not rewriter.is_full
+    rewriter.feed(b"x")
+    assert rewriter.is_full
+    rewriter.answer(SWITCHING)
+    assert not rewriter.keeps
+    assert not rewriter.is_full
 
 
 # ---- properties
