@@ -64,7 +64,9 @@ class Resolutions:
         upstreams = _checked(wanted.upstreams)
         if not upstreams and not held.route.balancer.slots:
             raise _NotUsable("no upstream is given, and the suspended route has none of its own")
-        terminate = held.route.terminate_tls if wanted.terminate_tls is None else wanted.terminate_tls
+        terminate = wanted.terminate_tls
+        if terminate is None:
+            terminate = held.route.terminate_tls or wanted.identity is not None
         if not terminate:
             if wanted.identity is not None or wanted.http2:
                 raise _NotUsable(

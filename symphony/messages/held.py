@@ -28,7 +28,8 @@ class HeldPage(Struct, frozen=True, array_like=True, tag=True):
 class HeldRoute(Struct, frozen=True, array_like=True):
     """Where a held connection is to go. What is left out is as the suspended route says.
 
-    With an `identity` of its own, clients are asked for certificates as the suspended route says all the same.
+    An `identity` of its own is there to decrypt with, unless `terminate_tls` contradicts it, which is refused. Clients
+    are asked for certificates as the suspended route says all the same.
     """
 
     upstreams: tuple[Upstream, ...] = ()

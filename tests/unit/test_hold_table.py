@@ -232,6 +232,20 @@ async def test_one_that_leaves_while_its_certificate_is_looked_at(
     assert note.went is None
 
 
+async def test_a_certificate_means_to_decrypt(bench: Bench, identities: list[Identity]) -> None:
+    plan = await Planner().build(snapshot(route("a.test", suspend_ms=5000, terminate=False)))
+    passed = plan.table.lookup(b"a.test")
+    assert passed is not None
+    bench.planned = passed
+    resolutions = Resolutions(bench.table, Planner().upstreams)
+    notes = [bench.hold(str(number)) for number in range(2)]
+    await answer_of(resolutions, "0", HeldRoute((UPSTREAM,)))
+    await answer_of(resolutions, "1", HeldRoute((UPSTREAM,), identity=identities[0]))
+    went = [note.went for note in notes]
+    assert went[0] is not None and went[0][1] is None and went[0][0].terminate_tls is False
+    assert went[1] is not None and went[1][1] is not None and went[1][0].terminate_tls is True
+
+
 async def test_the_routes_own_context_is_used_as_it_is(bench: Bench, planned: PlannedRoute) -> None:
     resolutions = Resolutions(bench.table, Planner().upstreams)
     note = bench.hold("a")
