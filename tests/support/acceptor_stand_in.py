@@ -24,8 +24,8 @@ class AcceptorStandIn:
     def __init__(self, runtime_dir: str, name: str) -> None:
         self.name = name
         self.held: dict[str, Suspended] = {}
+        self._numbers: dict[str, int] = {}
         self.subscribers: list[Sender] = []
-        self.pages_read = 0
         self.deaf = False
         self.mailbox = MailboxServer(mailbox_path(runtime_dir, name), AcceptorRequest, self._answer)
 
@@ -36,10 +36,10 @@ class AcceptorStandIn:
             self.subscribers.append(sender)
             return EventsSubscribed(self.name)
         assert isinstance(message, ListHeld)
-        self.pages_read += 1
-        found = tuple(self.held.values())[message.after : message.after + PAGE]
-        last = message.after + len(found)
-        return HeldPage(found, last if last < len(self.held) else 0)
+        later = [id for id in self.held if self._numbers[id] > message.after]
+        shown = later[:PAGE]
+        following = self._numbers[shown[-1]] if len(later) > PAGE else 0
+        return HeldPage(tuple(self.held[id] for id in shown), following)
 
     def tell(self, event: Event) -> None:
         """Tell whoever listens."""
@@ -49,6 +49,7 @@ class AcceptorStandIn:
     def hold(self, *ids: str) -> None:
         """Hold connections and say so."""
         for id in ids:
+            self._numbers[id] = len(self._numbers) + 1
             self.held[id] = suspended(id)
             self.tell(self.held[id])
 
