@@ -134,17 +134,17 @@ async def test_what_is_held_already_comes_first_and_once(runtime_dir: str) -> No
         await eventually(lambda: acceptor.subscribers, "it has subscribed")
         for id in ids[-4:]:
             acceptor.tell(suspended(id))  # as if it had begun to be held just now
-        acceptor.release(ids[0], "forwarded")
+        acceptor.release(ids[-1], "forwarded")
         await scene.heard()
         acceptor.hold("last")
         await eventually(lambda: "last" in reader.ids, "all is heard")
         assert sorted(name for name in reader.ids if " " not in name) == sorted([*ids, "last"])
-        assert reader.ids.count(f"{ids[0]} forwarded") == 1
-        assert set(scene.feed.held) == {*ids[1:], "last"}
+        assert reader.ids.count(f"{ids[-1]} forwarded") == 1
+        assert set(scene.feed.held) == {*ids[:-1], "last"}
         late = Reader(scene.feed.subscribe())
         acceptor.hold("news")
         await eventually(lambda: "news" in late.ids, "the late one hears, too")
-        assert set(late.ids[:-1]) == {*ids[1:], "last"} and late.ids[-1] == "news"
+        assert set(late.ids[:-1]) == {*ids[:-1], "last"} and late.ids[-1] == "news"
 
 
 @on_both_loops
