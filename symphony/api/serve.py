@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Launch:
     log_level: str
     watch: bool | None = None
     log_file: str = ""
+    tied_to: int | None = None
     core_dumps: bool | None = None
 
     @property
@@ -99,7 +101,10 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
         _clear(runtime_dir)
         raise_limit(needed(examination.listeners))
         listeners = bind_listeners(examination.file, examination.listeners, examination.workers)
-        return _supervise(_Instance(runtime_dir, examination, launch.overrides, listeners, demo), announce)
+        instance = _Instance(
+            runtime_dir, examination, launch.overrides, listeners, demo, _Tie.to(launch.tied_to)
+        )
+        return _supervise(instance, announce)
     finally:
         _clear(runtime_dir)
         if demo is not None:
@@ -158,6 +163,7 @@ class _Instance:
     overrides: Mapping[str, object]
     listeners: tuple[BoundListener, ...]
     demo: Demo | None
+    tie: _Tie | None = None
 
 
 def _supervise(instance: _Instance, announce: Callable[[str], None]) -> bool:
@@ -184,6 +190,8 @@ async def _run(instance: _Instance, blueprint: Blueprint, announce: Callable[[st
     def ready() -> None:
         control.ready()
         _tell_ready(instance, announce)
+        if instance.tie is not None:
+            instance.tie.tell_ready()
 
     path = mailbox_path(instance.runtime_dir, SUPERVISOR)
     supervisor = Supervisor(
@@ -200,6 +208,8 @@ async def _run(instance: _Instance, blueprint: Blueprint, announce: Callable[[st
         loop.add_signal_handler(number, stop.request)
     loop.add_signal_handler(signal.SIGHUP, control.reload_soon)
     loop.add_signal_handler(signal.SIGUSR1, reopen_log)
+    if instance.tie is not None:
+        instance.tie.on_end(stop.request)
     await control.start()
     try:
         return await supervisor.run()
@@ -219,6 +229,43 @@ def _tell_ready(instance: _Instance, announce: Callable[[str], None]) -> None:
     )
     if instance.demo is not None:
         announce(f"\nReady. Try, from another shell:\n\n    {instance.demo.curl_line}\n\nCtrl-C stops it.\n")
+
+
+class _Tie:
+    """The socket that ties this tree to the program that started it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.setblocking(False)
+
+    @classmethod
+    def to(cls, descriptor: int | None) -> _Tie | None:
+        """The tie on an inherited descriptor. Raises OSError when it is no socket."""
+        return None if descriptor is None else cls(socket.socket(fileno=descriptor))
+
+    def tell_ready(self) -> None:
+        """Say that the tree serves."""
+        try:
+            self._sock.send(b"ready")
+        except OSError:
+            pass  # the program is gone, and its end comes next
+
+    def on_end(self, stop: Callable[[], None]) -> None:
+        """Call `stop` when the program closes its end, or has died."""
+        loop = asyncio.get_running_loop()
+
+        def readable() -> None:
+            try:
+                if self._sock.recv(64):
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+            loop.remove_reader(self._sock)
+            stop()
+
+        loop.add_reader(self._sock, readable)
 
 
 class _Stop:

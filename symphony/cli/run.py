@@ -41,6 +41,7 @@ from symphony.cli.places import default_runtime_dir
     metavar="FILE",
     help="Log there and not to stderr; opened again on SIGUSR1, and within a second of being moved away.",
 )
+@click.option("--tied-to", type=int, hidden=True, help="A socket: say when ready there, and stop at its end.")
 def command(
     config_file: str | None,
     demo: bool,
@@ -51,6 +52,7 @@ def command(
     log_format: str,
     log_level: str,
     log_file: str | None,
+    tied_to: int | None,
 ) -> None:
     """Start the proxy and stay in the foreground."""
     from symphony.api.serve import Launch, serve
@@ -68,6 +70,7 @@ def command(
         log_format="json" if log_format == "json" else "console",
         log_level=log_level,
         watch=watch,
+        tied_to=tied_to,
         log_file=os.path.abspath(log_file) if log_file is not None else "",
         core_dumps=core_dumps,
     )

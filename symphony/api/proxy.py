@@ -1,0 +1,379 @@
+"""The proxy as a Python object: start one, or drive one that runs.
+
+    async with SymphonyProxy({"listeners": [...], "routes": [...]}) as proxy:
+        proxy.on("suspended", decide)
+        await proxy.wait_closed()
+
+Everything is asynchronous and belongs to one event loop. What runs is a tree of processes; this object speaks to it
+over its mailboxes, as the commands do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from symphony.api.actor_watch import ActorChanged, ActorWatch
+from symphony.api.document import ConfigLike, as_table, make_document, plain
+from symphony.api.events import QUEUE_LIMIT, EventFeed
+from symphony.api.held import UNKNOWN, list_held, resolve_held
+from symphony.api.hosted import HostedTree
+from symphony.api.reload import request_reload
+from symphony.api.status import Status, gather_status
+from symphony.api.telemetry import TelemetrySource
+from symphony.config.model import Upstream
+from symphony.config.problem import ConfigError, Problem, Severity
+from symphony.config.snapshot import Identity
+from symphony.mailbox.address import live_pid
+from symphony.messages.events import Blocked, Event, Released, Suspended
+from symphony.messages.held import HeldRoute
+from symphony.observe.telemetry import Telemetry
+
+RELOAD_WITHIN_S = 180.0
+
+Kind: TypeAlias = Literal["suspended", "released", "blocked", "actor", "ready", "close", "error"]
+ProxyEvent: TypeAlias = "Event | ActorChanged"
+Handler: TypeAlias = Callable[[Any], "Awaitable[object] | object"]
+
+_KINDS = ("suspended", "released", "blocked", "actor", "ready", "close", "error")
+_KIND_OF: dict[type, Kind] = {
+    Suspended: "suspended",
+    Released: "released",
+    Blocked: "blocked",
+    ActorChanged: "actor",
+}
+
+log = logging.getLogger(__name__)
+
+
+class NotRunning(Exception):
+    """Nothing runs that could be driven: not started, ended, or no instance in the directory."""
+
+
+class NotOurs(Exception):
+    """The instance was started by somebody else, and its configuration is theirs to write."""
+
+
+class UnknownConnection(LookupError):
+    """No connection of that id is held, or not any more. Only raised where that is asked for."""
+
+
+class ReloadFailed(Exception):
+    """The new configuration is right but could not be brought into force; the one before is."""
+
+
+class ResolveRoute(Struct, kw_only=True, frozen=True):
+    """Where a held connection is to go; what is left out is as the suspended route says. PEM as text or bytes."""
+
+    upstreams: tuple[Upstream, ...] = ()
+    terminate_tls: bool | None = None
+    cert_chain: str | bytes | None = None
+    private_key: str | bytes | None = None
+    http2: bool | None = None
+
+    def __repr__(self) -> str:
+        """Print no key."""
+        return f"ResolveRoute(upstreams={self.upstreams!r}, terminate_tls={self.terminate_tls!r})"
+
+
+class SymphonyProxy:
+    """A proxy with a tree of processes of its own, or, by :meth:`attach`, one that runs already.
+
+    `config` is a :class:`symphony.Config`, a mapping of the same shape, or the path of a file; PEM may be bytes. The
+    tree has a private runtime directory and ends with this program, also when the program is killed.
+    """
+
+    def __init__(self, config: ConfigLike, *, log_level: str = "warning") -> None:
+        self._config: ConfigLike | None = config
+        self._log_level = log_level
+        self._document: dict[str, Any] = {}
+        self._tree: HostedTree | None = None
+        self._runtime_dir = ""
+        self._handlers: dict[Kind, list[Handler]] = {kind: [] for kind in _KINDS}  # type: ignore[misc]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: asyncio.Task[None] | None = None
+        self._feed: EventFeed | None = None
+        self._source: TelemetrySource | None = None
+        self._closed = asyncio.Event()
+
+    @classmethod
+    def attach(cls, runtime_dir: str | os.PathLike[str]) -> SymphonyProxy:
+        """The instance that runs in `runtime_dir`. Leaving its ``async with`` leaves it running.
+
+        Raises :class:`NotRunning`.
+        """
+        proxy = cls({})
+        proxy._config = None
+        proxy._runtime_dir = os.fspath(runtime_dir)
+        if not os.path.isdir(proxy._runtime_dir) or live_pid(proxy._runtime_dir) is None:
+            raise NotRunning(f"nothing runs in {proxy._runtime_dir}")
+        return proxy
+
+    @property
+    def runtime_dir(self) -> str:
+        """Where the instance's mailboxes are. Raises :class:`NotRunning` before the start."""
+        if not self._runtime_dir:
+            raise NotRunning("the proxy was not started")
+        return self._runtime_dir
+
+    async def __aenter__(self) -> SymphonyProxy:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start the tree and wait until it serves. Raises :class:`ConfigError` or :class:`StartFailed`."""
+        if self._config is not None and self._tree is None:
+            self._document = make_document(self._config)
+            self._document.pop("runtime_dir", None)  # a tree of its own has one of its own
+            tree = HostedTree(self._log_level)
+            try:
+                tree.replace_config(await asyncio.to_thread(tree.check, self._document))
+                await tree.start()
+            except BaseException:
+                await tree.stop(0.0)
+                tree.remove()
+                raise
+            self._tree, self._runtime_dir = tree, tree.runtime_dir
+            self._spawn(self._wait_for_end(tree), "wait for the tree's end")
+        self._start_telling()
+        self._tell("ready", None)
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Stop a tree of our own within `grace_s` (default: its `drain_timeout_ms`); let go of any other."""
+        if self._feed is not None:
+            await self._feed.close()
+            self._feed = None
+        tree, self._tree = self._tree, None
+        if tree is not None:
+            if grace_s is None:
+                grace_s = float(self._document.get("drain_timeout_ms", 30_000)) / 1000
+            await tree.stop(grace_s)
+            await asyncio.to_thread(tree.remove)
+            self._runtime_dir = ""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._tell("close", None)
+        if self._telling is not None:
+            self._telling.cancel()
+        pending = [task for task in self._tasks if task is not asyncio.current_task()]
+        if pending:
+            await asyncio.wait(pending, timeout=5.0)
+        for task in pending:
+            task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until the instance has ended."""
+        await self._closed.wait()
+
+    # Configuration
+
+    async def update_config(
+        self,
+        *,
+        routes: Sequence[Any] | None = None,
+        listeners: Sequence[Any] | None = None,
+        protection: Any = None,
+        **others: Any,
+    ) -> int:
+        """Replace parts of the configuration, all or none of them; return the version then in force.
+
+        `routes` and `listeners` replace all routes and listeners. `protection` is that of every listener, or a mapping
+        from ports to protections for those listeners alone; each replaces a protection as a whole. `others` are further
+        top-level keys, such as `access_log`. Raises :class:`ConfigError` with every finding, :class:`ReloadFailed`,
+        and :class:`NotOurs` for an attached instance.
+        """
+        tree = self._tree
+        if tree is None:
+            if self._config is None:
+                raise NotOurs("an attached instance is configured by its own file: write that and reload")
+            raise NotRunning("the proxy was not started")
+        document = dict(self._document)
+        for key, value in {"routes": routes, "listeners": listeners, **others}.items():
+            if value is not None:
+                document[key] = plain(value)
+        if protection is not None:
+            document["listeners"] = _protect(document.get("listeners", []), protection)
+        before = tree.replace_config(await asyncio.to_thread(tree.check, document))
+        done = await request_reload(tree.runtime_dir, RELOAD_WITHIN_S)
+        errors = [problem for problem in done.problems if problem.severity is Severity.ERROR]
+        if errors or done.failure:
+            tree.replace_config(before)
+            await request_reload(tree.runtime_dir, RELOAD_WITHIN_S)
+            if errors:
+                raise ConfigError("", errors)
+            raise ReloadFailed(done.failure)
+        self._document = document
+        return done.version
+
+    # Looking
+
+    async def status(self) -> Status:
+        """What ``symphony status`` shows."""
+        return await gather_status(self.runtime_dir, self._pid())
+
+    async def metrics(self) -> Telemetry:
+        """Everything that is counted. No total goes back between two calls."""
+        if self._source is None:
+            self._source = TelemetrySource(self.runtime_dir)
+        self._pid()
+        return await self._source.gather()
+
+    async def suspended(self) -> tuple[Suspended, ...]:
+        """The connections that are held now."""
+        return (await list_held(self.runtime_dir)).held
+
+    # Deciding
+
+    async def resolve_connection(
+        self, connection_id: str, route: ResolveRoute | Mapping[str, Any] | None, *, must_exist: bool = False
+    ) -> bool:
+        """Forward a held connection as `route` says, or reset it (None); return whether it was still held.
+
+        One that is not held any more is nothing to worry about, unless it `must_exist`: then
+        :class:`UnknownConnection` is raised. A route that cannot be used is MailboxRefused, and the connection stays.
+        """
+        wanted = None if route is None else _held_route(route)
+        how = await resolve_held(self.runtime_dir, connection_id, wanted)
+        if how == UNKNOWN and must_exist:
+            raise UnknownConnection(connection_id)
+        return how != UNKNOWN
+
+    # Events
+
+    def on(self, kind: Kind, handler: Handler) -> Callable[[], None]:
+        """Call `handler`, plain or ``async``, with every event of a kind; returns what takes it back.
+
+        Kinds: "suspended", "released", "blocked", "actor" (their events), "error" (an exception), "ready" and "close"
+        (None). What a handler raises is logged and harms nobody.
+        """
+        if kind not in _KINDS:
+            raise ValueError(f"{kind!r} is no kind of event; expected one of {', '.join(_KINDS)}")
+        self._handlers[kind].append(handler)
+        self._start_telling()
+
+        def take_back() -> None:
+            if handler in self._handlers[kind]:
+                self._handlers[kind].remove(handler)
+
+        return take_back
+
+    async def events(self, limit: int = QUEUE_LIMIT) -> AsyncIterator[ProxyEvent]:
+        """All events from now on, first those that tell what is held already.
+
+        Ends with the instance. Raises SubscriberTooSlow when more than `limit` wait to be read.
+        """
+        feed = self._open_feed()
+        subscription = feed.subscribe(limit)
+        watch = ActorWatch(self.runtime_dir, subscription.put)
+        watching = asyncio.get_running_loop().create_task(watch.run(), name="watch actors")
+        try:
+            async for event in subscription:
+                yield event
+        finally:
+            subscription.close()
+            watching.cancel()
+
+    def _open_feed(self) -> EventFeed:
+        if self._feed is None:
+            self._pid()
+            self._feed = EventFeed(self.runtime_dir)
+            self._feed.start()
+        return self._feed
+
+    def _start_telling(self) -> None:
+        wanted = any(self._handlers[kind] for kind in ("suspended", "released", "blocked", "actor"))
+        if wanted and self._runtime_dir and self._telling is None:
+            self._telling = self._spawn(self._tell_all(), "tell handlers")
+
+    async def _tell_all(self) -> None:
+        try:
+            async for event in self.events():
+                self._tell(_KIND_OF[type(event)], event)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to those who asked for errors
+            self._tell("error", error)
+        finally:
+            self._telling = None
+
+    def _tell(self, kind: Kind, event: Any) -> None:
+        for handler in tuple(self._handlers[kind]):
+            try:
+                result = handler(event)
+            except Exception:
+                log.exception("a handler of %r has failed", kind)
+                continue
+            if inspect.isawaitable(result):
+                self._spawn(_finish(kind, result), f"handler of {kind}")
+
+    def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _wait_for_end(self, tree: HostedTree) -> None:
+        await tree.wait()
+        if not self._closed.is_set():
+            self._closed.set()
+            self._tell("close", None)
+
+    def _pid(self) -> int:
+        pid = live_pid(self.runtime_dir)
+        if pid is None:
+            raise NotRunning(f"nothing runs in {self.runtime_dir}")
+        return pid
+
+
+async def _finish(kind: str, result: Awaitable[object]) -> None:
+    try:
+        await result
+    except Exception:
+        log.exception("a handler of %r has failed", kind)
+
+
+def _protect(listeners: Any, protection: Any) -> list[dict[str, Any]]:
+    given = plain(protection)
+    by_port = isinstance(protection, Mapping) and all(isinstance(key, int) for key in protection)
+    if by_port:
+        unknown = set(protection) - {listener.get("port") for listener in listeners}
+        if unknown:
+            place = Problem(
+                "listeners", f"no listener has port {min(unknown)}: expected one that is configured"
+            )
+            raise ConfigError("", [place])
+    result = []
+    for listener in listeners:
+        wanted = given.get(listener.get("port"), given.get(str(listener.get("port")))) if by_port else given
+        result.append(listener if wanted is None else {**listener, "protection": as_table(wanted)})
+    return result
+
+
+def _held_route(route: ResolveRoute | Mapping[str, Any]) -> HeldRoute:
+    if isinstance(route, Mapping):
+        given = as_table(plain(route))
+        upstreams = msgspec.convert(given.pop("upstreams", ()), tuple[Upstream, ...])
+        route = ResolveRoute(upstreams=upstreams, **given)
+    identity = None
+    if route.cert_chain is not None and route.private_key is not None:
+        identity = Identity(_pem(route.cert_chain), _pem(route.private_key))
+    elif route.cert_chain is not None or route.private_key is not None:
+        raise ValueError("cert_chain and private_key belong together")
+    return HeldRoute(route.upstreams, route.terminate_tls, identity, route.http2)
+
+
+def _pem(text: str | bytes) -> bytes:
+    return text.encode("ascii") if isinstance(text, str) else bytes(text)
