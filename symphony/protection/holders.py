@@ -6,25 +6,23 @@ bound by the connections that are open, not by the sources that were ever seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 HeldKey = tuple[str, bytes]
 """A listener and a source key."""
 
 
 class Holders:
-    """How many connections each source has open, and who holds them."""
+    """How many connections each source has open, and who holds them. A holder is anything that can be hashed."""
 
     __slots__ = ("_by_holder", "_open")
 
     def __init__(self) -> None:
         self._open: dict[HeldKey, int] = {}
-        self._by_holder: dict[int, dict[HeldKey, int]] = {}
+        self._by_holder: dict[object, dict[HeldKey, int]] = {}
 
     def __len__(self) -> int:
         return sum(self._open.values())
 
-    def acquire(self, holder: int, key: HeldKey, limit: int) -> bool:
+    def acquire(self, holder: object, key: HeldKey, limit: int) -> bool:
         """Count one more connection of `key`, unless it has `limit` already."""
         count = self._open.get(key, 0)
         if count >= limit:
@@ -36,7 +34,7 @@ class Holders:
         held[key] = held.get(key, 0) + 1
         return True
 
-    def release(self, holder: int, key: HeldKey) -> bool:
+    def release(self, holder: object, key: HeldKey) -> bool:
         """Give one back; False when this holder has none, as after it was dropped."""
         held = self._by_holder.get(holder)
         count = 0 if held is None else held.get(key, 0)
@@ -49,26 +47,20 @@ class Holders:
         self._give_back(key, 1)
         return True
 
-    def drop(self, holder: int) -> int:
+    def drop(self, holder: object) -> int:
         """Give back all that `holder` had, which is gone; return how many."""
         held = self._by_holder.pop(holder, {})
         for key, count in held.items():
             self._give_back(key, count)
         return sum(held.values())
 
-    def replace(self, holder: int, counts: Iterable[tuple[HeldKey, int]]) -> None:
-        """Take a holder's word for what it holds, in place of what was known of it.
-
-        A holder says so when it meets a limiter that has just started. The limits play no part: these are open.
-        """
-        self.drop(holder)
-        held: dict[HeldKey, int] = {}
-        for key, count in counts:
-            if count > 0:
-                held[key] = held.get(key, 0) + count
-                self._open[key] = self._open.get(key, 0) + count
-        if held:
-            self._by_holder[holder] = held
+    def add(self, holder: object, key: HeldKey, count: int) -> None:
+        """Take a holder's word that it has `count` more open. The limits play no part: these are open."""
+        self._open[key] = self._open.get(key, 0) + count
+        held = self._by_holder.get(holder)
+        if held is None:
+            held = self._by_holder[holder] = {}
+        held[key] = held.get(key, 0) + count
 
     def count(self, key: HeldKey) -> int:
         """How many connections a source has open."""
@@ -81,12 +73,6 @@ class Holders:
             for (owner, source), count in self._open.items()
             if owner == listener and count >= limit
         ]
-
-    def forget(self, listener: str) -> None:
-        """Count nothing of a listener any more."""
-        self._open = {key: count for key, count in self._open.items() if key[0] != listener}
-        for holder, held in self._by_holder.items():
-            self._by_holder[holder] = {key: count for key, count in held.items() if key[0] != listener}
 
     def _give_back(self, key: HeldKey, count: int) -> None:
         left = self._open[key] - count

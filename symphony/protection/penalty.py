@@ -14,7 +14,6 @@ that goes on exceeding its limits stays in, and one that has slowed down to what
 from __future__ import annotations
 
 import math
-from array import array
 from enum import StrEnum
 
 from msgspec import Struct
@@ -69,6 +68,9 @@ class SourceLimits(Struct, frozen=True, array_like=True):
         return self.per_second > 0.0 or self.per_minute > 0.0
 
 
+UNLIMITED = SourceLimits()
+
+
 class TokenClock:
     """Counts tokens at `rate` a second; see the module's text. Time that goes back is no time."""
 
@@ -80,16 +82,29 @@ class TokenClock:
         self.reading = 0.0  # at the time `since`
         self.since = now
 
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """All that :meth:`restore` needs."""
+        return self.rate, self.burst, self.reading, self.since
+
+    def restore(self, numbers: tuple[float, float, float, float]) -> None:
+        """Be the clock that had these :attr:`numbers`."""
+        self.rate, self.burst, self.reading, self.since = numbers
+
     def read(self, now: float) -> float:
         """How many tokens have been made up to `now`."""
         elapsed = now - self.since
         return self.reading + elapsed * self.rate if elapsed > 0.0 else self.reading
 
-    def take(self, full_at: array[float], place: int, now: float) -> bool:
+    def read_at(self, time: float) -> float:
+        """How many tokens there were at a time in the past, had the rate always been what it is."""
+        return self.reading + (time - self.since) * self.rate
+
+    def take(self, full_at: memoryview[float], place: int, now: float) -> bool:
         """Take a token from the bucket at that place of `full_at` if it has one."""
         elapsed = now - self.since
         reading = self.reading + elapsed * self.rate if elapsed > 0.0 else self.reading
-        missing = full_at[place] - reading
+        missing: float = full_at[place] - reading
         if missing <= 0.0:
             full_at[place] = reading + 1.0
             return True
@@ -104,8 +119,23 @@ class TokenClock:
         """The number above which a bucket has no token; infinite where there is no limit."""
         return self.read(now) + self.burst - 1.0 + ROUNDING if self.rate else math.inf
 
+    def take_many(
+        self, full_at: memoryview[float], place: int, count: float, first: float, last: float
+    ) -> tuple[float, bool]:
+        """Take `count` tokens, spread evenly from `first` to `last`, as far as the bucket has them.
+
+        Returns how many it had, and whether these were too few.
+        """
+        end = self.read_at(last)
+        missing = max(full_at[place], self.read_at(first)) + count - end
+        lacking = missing - self.burst
+        full_at[place] = end + min(missing, self.burst)
+        return count - max(0.0, lacking), lacking > ROUNDING
+
     def change(self, rate: float, burst: float, now: float) -> None:
         """Go on at another rate (0 stands still), for buckets that hold `burst`."""
+        if (rate, burst) == (self.rate, self.burst):
+            return
         self.reading = self.read(now)
         self.since = max(now, self.since)
         self.rate = rate

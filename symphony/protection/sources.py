@@ -3,22 +3,26 @@
 Decisions are made in this order: penalty box, bucket per second, bucket per minute, connections open at once. See
 :mod:`symphony.protection.penalty` for the buckets and the box. Time is passed in, in seconds of one clock.
 
-A source takes a slot in a few arrays (less than 200 bytes with its key and its place in the index). A slot is freed
-only when it says nothing that a fresh one would not: both buckets full, and out of the box. Anything else would hand
-tokens out twice, or let someone out of the box who opens connections from many addresses. Slots are looked at in the
-order of the time at which they may be free at the earliest, filed by whole seconds, a few with every decision and
+A source takes a slot in a few columns of numbers (some 220 bytes with its key and its place in the index). A slot is
+freed only when it says nothing that a fresh one would not: both buckets full, and out of the box. Anything else would
+hand tokens out twice, or let someone out of the box who opens connections from many addresses. Slots are looked at in
+the order of the time at which they may be free at the earliest, filed by whole seconds, a few with every decision and
 more when there is no room. When there is none even then, a new source is turned away.
+
+The columns are in a :class:`SourceStore`, which may outlive the process; see :meth:`SourceTable.recover`.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from msgspec import Struct
 
-from symphony.protection.holders import HeldKey, Holders
+from symphony.protection.holders import Holders
 from symphony.protection.penalty import SourceLimits, TokenClock, Verdict
+from symphony.protection.source_store import SourceStore
 
 _LOOKS = 4  # at filed slots, with every decision
 _LOOKS_WITHOUT_ROOM = 1000
@@ -27,19 +31,6 @@ _HELD = Verdict.HELD
 _PENALTY_BOXED = Verdict.PENALTY_BOXED
 _RATE_LIMITED = Verdict.RATE_LIMITED
 _SUSTAINED_LIMITED = Verdict.SUSTAINED_LIMITED
-
-
-class SourceRecord(Struct, frozen=True, array_like=True):
-    """What is known of one source, in terms that another process and another time can use.
-
-    `second` and `minute` are the tokens that its buckets lack, `boxed_for` the seconds that it stays in the box.
-    """
-
-    listener: str
-    key: bytes
-    second: float
-    minute: float
-    boxed_for: float
 
 
 class BlockedSource(Struct, frozen=True, array_like=True):
@@ -52,9 +43,19 @@ class BlockedSource(Struct, frozen=True, array_like=True):
 
 
 class _Listener:
-    """One listener's limits and the slots of its sources."""
+    """One listener's limits and the slots of its sources. Not `configured` while only its sources are known."""
 
-    __slots__ = ("index", "limits", "metered", "minute", "name", "number", "second", "settled_after")
+    __slots__ = (
+        "configured",
+        "index",
+        "limits",
+        "metered",
+        "minute",
+        "name",
+        "number",
+        "second",
+        "settled_after",
+    )
 
     def __init__(self, name: str, number: int, now: float) -> None:
         self.name = name
@@ -63,10 +64,12 @@ class _Listener:
         self.second = TokenClock(now)
         self.minute = TokenClock(now)
         self.index: dict[bytes, int] = {}
+        self.configured = False
         self.metered = False
         self.settled_after = 0.0  # seconds until both buckets are full again that lack one token
 
     def configure(self, limits: SourceLimits, now: float) -> None:
+        self.configured = True
         self.limits = limits
         self.metered = limits.metered
         self.settled_after = max(
@@ -85,21 +88,22 @@ class UnknownListener(KeyError):
 
 
 class SourceTable:
-    """Every source of every listener, at most `capacity` of them."""
+    """Every source of every listener, as many as `store` has room for. `recover` first what the store may hold."""
 
-    def __init__(self, capacity: int, now: float) -> None:
-        self.capacity = capacity
+    def __init__(self, store: SourceStore, now: float) -> None:
+        self.capacity = store.capacity
         self.holders = Holders()
         self.turned_away = 0
         """Connections refused because there was no room to count their source."""
+        self._store = store
         self._listeners: dict[str, _Listener] = {}
-        self._by_number: list[_Listener | None] = []
-        # One entry per slot. A slot that is not in use has the key None.
+        self._by_number: list[_Listener] = []
+        # One entry per slot that was ever in use. A slot that is free has the key None.
         self._keys: list[bytes | None] = []
-        self._owner = array("I")
-        self._second = array("d")  # clock readings at which the buckets are full
-        self._minute = array("d")
-        self._boxed_until = array("d")
+        # Cached: a decision looks at each of them.
+        self._second = store.full_second  # clock readings at which the buckets are full
+        self._minute = store.full_minute
+        self._boxed_until = store.boxed_until
         self._free = array("I")
         self._filed: dict[int, array[int]] = {}  # by the second in which slots may be free at the earliest
         self._looked_at = int(now)  # every second before this one has been dealt with
@@ -107,28 +111,57 @@ class SourceTable:
     def __len__(self) -> int:
         return len(self._keys) - len(self._free)
 
+    def recover(self, now: float, step: int = 10_000) -> Iterator[None]:
+        """Take up what an earlier process left in the store, `step` slots at a time.
+
+        To be gone through before anything else is asked. `now` must be of that process' clock. The listeners'
+        limits are not known until they are configured again.
+        """
+        for number, name in enumerate(self._store.names()):
+            entry = _Listener(name, number, now)
+            entry.second.restore(self._store.clock(number, 0))
+            entry.minute.restore(self._store.clock(number, 1))
+            self._by_number.append(entry)
+            self._listeners[name] = entry
+        for start in range(0, self._store.used, step):
+            for slot in range(start, min(start + step, self._store.used)):
+                self._recover(slot, now)
+            yield
+
+    def _recover(self, slot: int, now: float) -> None:
+        store = self._store
+        number = store.owner[slot] - 1
+        numbers = store.full_second[slot], store.full_minute[slot], store.boxed_until[slot]
+        key = store.key(slot)
+        if (
+            not 0 <= number < len(self._by_number)
+            or not all(map(math.isfinite, numbers))
+            or key in self._by_number[number].index
+        ):
+            store.owner[slot] = 0
+            self._keys.append(None)
+            self._free.append(slot)
+            return
+        self._keys.append(key)
+        self._by_number[number].index[key] = slot
+        self._look(slot, now)
+
     def configure(self, listener: str, limits: SourceLimits, now: float) -> None:
         """Set a listener's limits from now on; what is known of its sources stays."""
         entry = self._listeners.get(listener)
         if entry is None:
-            entry = self._listeners[listener] = self._number(listener, now)
+            entry = _Listener(listener, len(self._by_number), now)
+            self._store.name(entry.number, listener)
+            self._by_number.append(entry)
+            self._listeners[listener] = entry
         entry.configure(limits, now)
+        self._store.keep_clock(entry.number, 0, entry.second.numbers)
+        self._store.keep_clock(entry.number, 1, entry.minute.numbers)
 
-    def forget(self, listener: str) -> None:
-        """Forget a listener that is gone, with its sources. Does nothing when it is unknown."""
-        entry = self._listeners.pop(listener, None)
-        if entry is not None:
-            for slot in entry.index.values():
-                self._keys[slot] = None
-            # their places in `_filed` remain: a slot that is looked at with no key in it is freed then
-            entry.index.clear()
-            self._by_number[entry.number] = None
-            self.holders.forget(listener)
-
-    def decide(self, listener: str, key: bytes, holder: int, now: float) -> Verdict:
+    def decide(self, listener: str, key: bytes, holder: object, now: float) -> Verdict:
         """Judge one more connection of a source, which `holder` accepted. Raises UnknownListener."""
         entry = self._listeners.get(listener)
-        if entry is None:
+        if entry is None or not entry.configured:
             raise UnknownListener(listener)
         if self._looked_at < now - 1.0:
             self.sweep(now, _LOOKS)
@@ -143,31 +176,64 @@ class SourceTable:
             return _HELD
         return Verdict.TOO_MANY_CONNECTIONS
 
-    def release(self, listener: str, key: bytes, holder: int) -> bool:
+    def wait(self, listener: str, key: bytes, now: float) -> float:
+        """For how many seconds a source that was just refused will be refused at least; 0.0 when unknown."""
+        entry = self._entry(listener)
+        slot = entry.index.get(key)
+        if slot is None:
+            return 0.0
+        boxed_for: float = self._boxed_until[slot] - now
+        if boxed_for > 0.0 and entry.limits.penalty_s:
+            return boxed_for
+        waits = (
+            (full_at[slot] - clock.empty_above(now)) / clock.rate
+            for clock, full_at in ((entry.second, self._second), (entry.minute, self._minute))
+            if clock.rate
+        )
+        return max(0.0, *waits, 0.0)
+
+    def release(self, listener: str, key: bytes, holder: object) -> bool:
         """Take note of the end of a connection that was HELD."""
         return self.holders.release(holder, (listener, key))
 
-    def drop_holder(self, holder: int) -> int:
+    def drop_holder(self, holder: object) -> int:
         """Give back every connection of a process that is gone; return how many."""
         return self.holders.drop(holder)
 
-    def report_held(self, holder: int, counts: Iterable[tuple[HeldKey, int]]) -> None:
-        """Take a holder's word for all that it has open."""
-        self.holders.replace(holder, counts)
-
     def charge(self, listener: str, key: bytes, connections: float, now: float) -> None:
-        """Count connections that were let in without asking, as while there was nobody to ask.
+        """Count connections that were let in without asking.
 
         Nothing is refused, and a bucket is at worst empty afterwards. Raises UnknownListener.
         """
         entry = self._entry(listener)
-        if entry.limits.metered:
+        if self._looked_at < now - 1.0:
+            self.sweep(now, _LOOKS)
+        if entry.metered:
             slot = self._slot(entry, key, now)
             if slot >= 0:
-                for clock, full_at in ((entry.second, self._second), (entry.minute, self._minute)):
-                    reading = clock.read(now)
-                    missing = max(0.0, full_at[slot] - reading) + connections
-                    full_at[slot] = reading + min(missing, clock.burst)
+                entry.second.take_many(self._second, slot, connections, now, now)
+                entry.minute.take_many(self._minute, slot, connections, now, now)
+
+    def count(self, listener: str, key: bytes, connections: int, first: float, last: float) -> None:
+        """Count connections that came, evenly from `first` to `last`, and were decided on without this table.
+
+        They take tokens as far as there are any, and when there are too few the source is in the box from `last`
+        on, as if each had been asked for. Raises UnknownListener.
+        """
+        entry = self._entry(listener)
+        if not entry.metered:
+            return
+        slot = self._slot(entry, key, last)
+        if slot < 0:
+            return
+        passed, exceeded = float(connections), False
+        if entry.second.rate:
+            passed, exceeded = entry.second.take_many(self._second, slot, passed, first, last)
+        if entry.minute.rate:
+            exceeded |= entry.minute.take_many(self._minute, slot, passed, first, last)[1]
+        penalty_s = entry.limits.penalty_s
+        if exceeded and penalty_s and self._boxed_until[slot] < last + penalty_s:
+            self._boxed_until[slot] = last + penalty_s
 
     def sweep(self, now: float, looks: int) -> None:
         """Look at up to `looks` slots that may be free by now, and free those that are."""
@@ -182,63 +248,10 @@ class SourceTable:
             self._filed.pop(self._looked_at, None)
             self._looked_at = self._looked_at + 1 if self._filed else second
 
-    def records(self, now: float, count: int = 500) -> Iterator[list[SourceRecord]]:
-        """Go through all that is worth keeping, in lists of at most `count`.
-
-        The table may be used and changed between two lists, so that saving it holds nobody up; the ages of all
-        records are as of `now`, and a source that changes meanwhile may be told as it was or as it is.
-        """
-        start, step = 0, 4 * count
-        while start < len(self._keys):
-            readings = [
-                (entry.second.read(now), entry.minute.read(now)) if entry else None
-                for entry in self._by_number
-            ]
-            found: list[SourceRecord] = []
-            for slot in range(start, min(start + step, len(self._keys))):
-                key, number = self._keys[slot], self._owner[slot]
-                reading, entry = readings[number], self._by_number[number]
-                if key is None or reading is None or entry is None:
-                    continue
-                second, minute = self._second[slot] - reading[0], self._minute[slot] - reading[1]
-                boxed_for = self._boxed_until[slot] - now
-                if second > 0.0 or minute > 0.0 or boxed_for > 0.0:
-                    found.append(
-                        SourceRecord(entry.name, key, max(0.0, second), max(0.0, minute), max(0.0, boxed_for))
-                    )
-                    if len(found) == count:
-                        break
-            start = slot + 1
-            yield found
-
-    def restore(self, records: Iterable[SourceRecord], elapsed: float, now: float) -> int:
-        """Take in records that are `elapsed` seconds old; return how many there was room for.
-
-        Where a source is known already, the stricter of both counts; those of unknown listeners are left out.
-        """
-        elapsed = max(0.0, elapsed)
-        taken = 0
-        for record in records:
-            entry = self._listeners.get(record.listener)
-            if entry is None or not entry.limits.metered:
-                continue
-            slot = self._slot(entry, record.key, now)
-            if slot < 0:
-                continue
-            taken += 1
-            for clock, full_at, lacking in (
-                (entry.second, self._second, record.second),
-                (entry.minute, self._minute, record.minute),
-            ):
-                missing = min(lacking, clock.burst) - elapsed * clock.rate
-                full_at[slot] = max(full_at[slot], clock.read(now) + missing)
-            self._boxed_until[slot] = max(self._boxed_until[slot], now + record.boxed_for - elapsed)
-        return taken
-
     def blocked(self, now: float, step: int = 4000) -> Iterator[list[BlockedSource]]:
         """Go through the sources that would be refused now, looking at `step` slots at a time.
 
-        As with :meth:`records`, the table may be used between two lists.
+        The table may be used and changed between two lists.
         """
         for listener in list(self._listeners.values()):
             limit = listener.limits.max_concurrent
@@ -248,13 +261,14 @@ class SourceTable:
                     for key, _ in self.holders.at_least(listener.name, limit)
                 ]
         for start in range(0, len(self._keys), step):
-            empty = [entry.empty_above(now) if entry else None for entry in self._by_number]
+            empty = [entry.empty_above(now) for entry in self._by_number]
             found: list[BlockedSource] = []
             for slot in range(start, min(start + step, len(self._keys))):
-                number, key = self._owner[slot], self._keys[slot]
-                entry, above = self._by_number[number], empty[number]
-                if key is None or entry is None or above is None:
+                key = self._keys[slot]
+                if key is None:
                     continue
+                number = self._store.owner[slot] - 1
+                entry, above = self._by_number[number], empty[number]
                 if self._boxed_until[slot] > now and entry.limits.penalty_s:
                     seconds = self._boxed_until[slot] - now
                     found.append(BlockedSource(entry.name, key, _PENALTY_BOXED, seconds))
@@ -267,10 +281,10 @@ class SourceTable:
             yield found
 
     def _entry(self, listener: str) -> _Listener:
-        try:
-            return self._listeners[listener]
-        except KeyError:
-            raise UnknownListener(listener) from None
+        entry = self._listeners.get(listener)
+        if entry is None or not entry.configured:
+            raise UnknownListener(listener)
+        return entry
 
     def _meter(self, entry: _Listener, key: bytes, now: float) -> Verdict:
         """Take a token from each bucket, as far as the box and the bucket before allow."""
@@ -306,15 +320,10 @@ class SourceTable:
         if self._free:
             slot = self._free.pop()
             self._keys[slot] = key
-            self._owner[slot] = entry.number
-            self._second[slot] = self._minute[slot] = self._boxed_until[slot] = 0.0
         else:
             slot = len(self._keys)
             self._keys.append(key)
-            self._owner.append(entry.number)
-            self._second.append(0.0)
-            self._minute.append(0.0)
-            self._boxed_until.append(0.0)
+        self._store.fill(slot, key, entry.number)
         entry.index[key] = slot
         self._file(slot, max(int(now + entry.settled_after), self._looked_at) + 1)
         return slot
@@ -327,22 +336,17 @@ class SourceTable:
 
     def _look(self, slot: int, now: float) -> None:
         """Free a slot, or file it for the second in which it may be free."""
+        entry = self._by_number[self._store.owner[slot] - 1]
         key = self._keys[slot]
-        entry = self._by_number[self._owner[slot]]
-        if key is not None and entry is not None:
-            free_at = self._boxed_until[slot]
-            for clock, full_at in ((entry.second, self._second), (entry.minute, self._minute)):
-                if clock.rate:
-                    free_at = max(free_at, now + (full_at[slot] - clock.read(now)) / clock.rate)
-            if free_at > now:
-                self._file(slot, max(int(free_at), self._looked_at + 1))
-                return
-            del entry.index[key]
-            self._keys[slot] = None
+        assert key is not None, "a slot that is filed is in use"
+        free_at: float = self._boxed_until[slot]
+        for clock, full_at in ((entry.second, self._second), (entry.minute, self._minute)):
+            if clock.rate:
+                free_at = max(free_at, now + (full_at[slot] - clock.read(now)) / clock.rate)
+        if free_at > now:
+            self._file(slot, max(int(free_at), self._looked_at + 1))
+            return
+        self._store.owner[slot] = 0
+        del entry.index[key]
+        self._keys[slot] = None
         self._free.append(slot)
-
-    def _number(self, name: str, now: float) -> _Listener:
-        """Give a listener a number that no slot in use has."""
-        entry = _Listener(name, len(self._by_number), now)
-        self._by_number.append(entry)
-        return entry

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from symphony.protection.holders import Holders
 from symphony.protection.penalty import SourceLimits, TokenClock, Verdict
-from symphony.protection.sources import SourceRecord, SourceTable, UnknownListener
+from symphony.protection.source_store import MAX_LISTENERS, SourceStore
+from symphony.protection.sources import SourceTable, UnknownListener
 
 PER_SECOND = SourceLimits(per_second=2.0, per_second_burst=3.0)
 BOXED = SourceLimits(per_second=2.0, per_second_burst=3.0, penalty_s=60.0)
@@ -21,7 +24,16 @@ A, B = b"\x7f\0\0\1", b"\x7f\0\0\2"
 
 
 def table(limits: SourceLimits, capacity: int = 1000, now: float = 0.0) -> SourceTable:
-    made = SourceTable(capacity, now)
+    made = SourceTable(SourceStore(capacity), now)
+    made.configure("web", limits, now)
+    return made
+
+
+def successor(store: SourceStore, limits: SourceLimits, now: float) -> SourceTable:
+    """The table of a process that comes after the one which used `store`."""
+    made = SourceTable(store, now)
+    for _ in made.recover(now, 7):
+        pass
     made.configure("web", limits, now)
     return made
 
@@ -146,23 +158,6 @@ def test_a_faster_rate_fills_a_bucket_faster_and_a_smaller_burst_holds_less() ->
     assert verdicts(sources, 3, 100.0) == ["admitted", "admitted", "rate_limited"]
 
 
-def test_a_listener_that_is_gone_takes_its_sources_along() -> None:
-    sources = table(SourceLimits(1.0, 1.0, max_concurrent=3))
-    sources.configure("mail", PER_SECOND, 0.0)
-    for index in range(100):
-        sources.decide("web", index.to_bytes(4, "big"), 1, 0.0)
-        sources.decide("mail", index.to_bytes(4, "big"), 1, 0.0)
-    sources.forget("web")
-    sources.forget("web")
-    with pytest.raises(UnknownListener):
-        sources.decide("web", A, 1, 0.0)
-    assert len(sources.holders) == 0
-    sources.sweep(100.0, 1000)
-    assert len(sources) == 0
-    sources.configure("web", SourceLimits(1.0, 1.0), 100.0)
-    assert verdicts(sources, 2, 100.0) == ["admitted", "rate_limited"]
-
-
 def test_listeners_count_apart() -> None:
     sources = table(PER_SECOND)
     sources.configure("mail", PER_SECOND, 0.0)
@@ -201,14 +196,14 @@ def test_a_holder_that_is_gone_gives_all_back() -> None:
     assert [sources.decide("web", A, 3, 0.0).value for _ in range(2)] == ["held", "too_many_connections"]
 
 
-def test_a_new_limiter_takes_the_holders_word() -> None:
+def test_a_holder_tells_what_it_has_open() -> None:
     sources = table(SourceLimits(max_concurrent=2))
-    sources.report_held(1, [(("web", A), 1), (("web", B), 0)])
-    sources.report_held(2, [(("web", A), 4)])
+    sources.holders.add(1, ("web", A), 1)
+    sources.holders.add(2, ("web", A), 3)
+    sources.holders.add(2, ("web", A), 1)
     assert not admitted(sources, A, 0.0)
-    sources.report_held(2, [])
-    assert admitted(sources, A, 0.0)
-    assert not admitted(sources, A, 0.0)
+    assert sources.drop_holder(2) == 4
+    assert [admitted(sources, A, 0.0) for _ in range(2)] == [True, False]
     assert sources.holders.count(("web", A)) == 2
 
 
@@ -230,8 +225,8 @@ def test_holders_like_a_plain_list(steps: list[tuple[str, int, int]]) -> None:
             assert holders.drop(holder) == sum(1 for other, _ in plain if other == holder)
             plain = [pair for pair in plain if pair[0] != holder]
         else:
-            holders.replace(holder, [(key, 2)])
-            plain = [pair for pair in plain if pair[0] != holder] + [(holder, key)] * 2
+            holders.add(holder, key, 2)
+            plain += [(holder, key)] * 2
         assert len(holders) == len(plain)
         for number in range(3):
             other = ("web", bytes([number]))
@@ -355,57 +350,117 @@ def test_a_small_table_decides_like_an_endless_one(
                 sources.configure("web", limits[number % 2], now)
 
 
-# ---- what survives a restart
+# ---- what survives the process
 
 
-def all_records(sources: SourceTable, now: float, count: int = 500) -> list[SourceRecord]:
-    return [record for part in sources.records(now, count) for record in part]
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0.0, 3.0), st.integers(0, 5), st.sampled_from(["decide", "count", "limits", "kill"])
+        ),
+        max_size=120,
+    )
+)
+def test_the_next_process_goes_on_as_if_the_last_one_lived(steps: list[tuple[float, int, str]]) -> None:
+    limits = [SourceLimits(1.0, 2.0, 20.0, 4.0, penalty_s=4.0), SourceLimits(3.0, 1.0, penalty_s=2.0)]
+    store = SourceStore(1000)
+    mortal, immortal = successor(store, limits[0], 0.0), table(limits[0])
+    now = 0.0
+    for gap, number, action in steps:
+        now += gap
+        key = bytes([number])
+        if action == "kill":
+            mortal = successor(store, limits[0], now)
+        elif action == "count":
+            for sources in (mortal, immortal):
+                sources.count("web", key, number, now - gap, now)
+        elif action == "limits":
+            limits.reverse()
+            for sources in (mortal, immortal):
+                sources.configure("web", limits[0], now)
+        assert mortal.decide("web", key, 1, now) is immortal.decide("web", key, 1, now)
 
 
-def test_records_restore_buckets_and_penalties() -> None:
-    limits = SourceLimits(1.0, 10.0, 60.0, 20.0, penalty_s=60.0)
-    sources = table(limits)
-    verdicts(sources, 4, 0.0, b"some")
-    verdicts(sources, 11, 0.0, b"boxed")
-    verdicts(sources, 1, 0.0, b"settled")
-    records = all_records(sources, 2.0)
-    assert {record.key for record in records} == {b"some", b"boxed"}
-    back = table(limits, now=5000.0)  # another clock
-    assert back.restore(records, 3.0, 5000.0) == 2
-    for key, later in ((b"some", 0.0), (b"some", 1.0), (b"settled", 0.0)):
-        now = verdicts(sources, 12, 5.0 + later, key)
-        assert verdicts(back, 12, 5000.0 + later, key) == now
-    assert verdicts(back, 1, 5000.0 + 54.9, b"boxed") == ["penalty_boxed"]
-    assert verdicts(back, 1, 5000.0 + 55.1, b"boxed") == ["admitted"]
+def test_a_listener_is_unknown_until_it_is_configured_again() -> None:
+    store = SourceStore(10)
+    verdicts(successor(store, PER_SECOND, 0.0), 3, 0.0)
+    made = SourceTable(store, 1.0)
+    assert list(made.recover(1.0)) == [None]
+    assert len(made) == 1
+    with pytest.raises(UnknownListener):
+        made.decide("web", A, 1, 1.0)
+    made.configure("mail", PER_SECOND, 1.0)
+    assert made.decide("mail", A, 1, 1.0) is Verdict.ADMITTED
+    made.configure("web", PER_SECOND, 1.0)
+    assert verdicts(made, 3, 1.0) == ["admitted", "admitted", "rate_limited"]
 
 
-def test_restoring_takes_the_stricter_and_only_what_is_known() -> None:
-    sources = table(BOXED)
-    verdicts(sources, 3, 0.0)
-    records = [
-        SourceRecord("web", A, 1.0, 0.0, 0.0),
-        SourceRecord("web", B, 1e9, 0.0, 0.0),
-        SourceRecord("gone", A, 3.0, 0.0, 60.0),
-    ]
-    assert sources.restore(records, 0.0, 0.0) == 2
-    assert verdicts(sources, 1, 0.0) == ["rate_limited"]
-    assert verdicts(sources, 1, 0.6, B) == ["admitted"]  # a bucket can lack no more than it holds
-    assert sources.restore([SourceRecord("web", B, 1.0, 0.0, 5.0)], -100.0, 0.6) == 1
-    assert verdicts(sources, 1, 5.5, B) == ["penalty_boxed"]
-    full = table(BOXED, capacity=1)
-    assert full.restore([SourceRecord("web", key, 1.0, 0.0, 0.0) for key in (A, B)], 0.0, 0.0) == 1
+def test_a_changed_rate_is_known_to_the_next_process_too() -> None:
+    store = SourceStore(10)
+    first = successor(store, PER_SECOND, 0.0)
+    verdicts(first, 3, 0.0)
+    first.configure("web", SourceLimits(100.0, 3.0), 10.0)
+    assert verdicts(first, 4, 10.0) == ["admitted"] * 3 + ["rate_limited"]
+    second = successor(store, SourceLimits(100.0, 3.0), 10.01)
+    assert verdicts(second, 2, 10.01) == ["admitted", "rate_limited"]
 
 
-def test_records_in_parts_while_the_table_changes() -> None:
-    sources = table(SourceLimits(0.001, 5.0), capacity=5000)
-    for index in range(3000):
-        verdicts(sources, 1, 0.0, index.to_bytes(4, "big"))
-    found: set[bytes] = set()
-    for turn, part in enumerate(sources.records(0.0, 100)):
-        assert len(part) <= 100
-        found |= {record.key for record in part}
-        verdicts(sources, 1, 0.0, b"new" + turn.to_bytes(4, "big"))
-    assert {index.to_bytes(4, "big") for index in range(3000)} <= found
+def test_what_makes_no_sense_is_left_out() -> None:
+    store = SourceStore(10)
+    first = successor(store, BOXED, 0.0)
+    for key in (b"one", b"two", b"three", b"four", b"five"):
+        verdicts(first, 4, 0.0, key)
+    store.full_second[0] = float("nan")
+    store.boxed_until[1] = float("inf")
+    store.owner[2] = 77
+    store._keys[3 * 17 : 3 * 17 + 5] = store._keys[4 * 17 : 4 * 17 + 5]  # twice the same
+    second = successor(store, BOXED, 1.0)
+    assert len(second) == 1
+    assert verdicts(second, 1, 1.0, b"five") == ["penalty_boxed"]
+    assert verdicts(second, 4, 1.0, b"one")[-1] == "rate_limited"
+    assert len(second) == 2
+
+
+def test_a_process_that_is_killed_at_any_moment_leaves_a_table_that_can_be_read() -> None:
+    """No source that was refused before the kill is let in after it."""
+    limits = SourceLimits(0.001, 2.0, penalty_s=600.0)
+    for pause in (0.002, 0.005, 0.011, 0.02, 0.05):
+        store = SourceStore(20_000)
+        told, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            made = successor(store, limits, 0.0)
+            for number in range(20_000):
+                key = number.to_bytes(4, "big")
+                if verdicts(made, 3, 0.0, key)[-1] == "rate_limited":
+                    os.write(tell, key)
+            os._exit(0)
+        os.close(tell)
+        time.sleep(pause)  # the moment of the kill
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with open(told, "rb") as reader:
+            refused = reader.read()
+        after = successor(store, limits, 1.0)
+        for at in range(0, len(refused) - 3, 4):
+            assert verdicts(after, 1, 1.0, refused[at : at + 4]) == ["penalty_boxed"]
+        assert verdicts(after, 1, 1.0, b"another") == ["admitted"]
+
+
+def test_listeners_that_do_not_fit() -> None:
+    sources = table(PER_SECOND)
+    with pytest.raises(ValueError, match="no room"):
+        sources.configure("x" * 511, PER_SECOND, 0.0)
+    for number in range(MAX_LISTENERS - 1):
+        sources.configure(f"listener {number}", PER_SECOND, 0.0)
+    with pytest.raises(ValueError, match="no room"):
+        sources.configure("one more", PER_SECOND, 0.0)
+    with pytest.raises(ValueError, match="room for one"):
+        SourceStore(0)
+
+
+# ---- connections that were decided on elsewhere
 
 
 def test_connections_let_in_without_asking_are_charged() -> None:
@@ -416,6 +471,51 @@ def test_connections_let_in_without_asking_are_charged() -> None:
     assert verdicts(sources, 1, 1.1, B) == ["admitted"]
     with pytest.raises(UnknownListener):
         sources.charge("other", A, 1, 0.0)
+
+
+def test_connections_that_were_not_asked_for_count_as_if_they_had_been() -> None:
+    sources = table(SourceLimits(2.0, 4.0, penalty_s=10.0))
+    sources.count("web", A, 3, 0.0, 0.0)
+    assert verdicts(sources, 2, 0.0) == ["admitted", "rate_limited"]
+    # Nine in two seconds: four from the bucket and four made meanwhile are not enough, ...
+    sources.count("web", B, 9, 100.0, 102.0)
+    assert verdicts(sources, 1, 102.0, B) == ["penalty_boxed"]
+    # ... eight are, but nothing is left.
+    sources.count("web", b"C", 8, 100.0, 102.0)
+    assert verdicts(sources, 2, 102.5, b"C") == ["admitted", "rate_limited"]
+    with pytest.raises(UnknownListener):
+        sources.count("other", A, 1, 0.0, 0.0)
+
+
+def test_who_stays_in_the_box_is_told_by_reports_too() -> None:
+    """Refused elsewhere for a minute at five times its rate, a source stays in; at half its rate it comes out."""
+    for rate, verdict in ((10.0, "penalty_boxed"), (1.0, "admitted")):
+        sources = table(SourceLimits(2.0, 1.0, penalty_s=10.0))
+        verdicts(sources, 2, 0.0)
+        for step in range(1, 30):
+            sources.count("web", A, int(rate * 2), step * 2.0 - 1.9, step * 2.0)
+        assert verdicts(sources, 1, 60.5) == [verdict]
+
+
+def test_reports_take_from_the_second_bucket_what_passed_the_first() -> None:
+    sources = table(SourceLimits(1.0, 5.0, per_minute=60.0, per_minute_burst=100.0))
+    sources.count("web", A, 50, 0.0, 0.0)
+    sources.configure("web", SourceLimits(per_minute=60.0, per_minute_burst=100.0), 0.0)
+    assert verdicts(sources, 96, 0.0) == ["admitted"] * 95 + ["sustained_limited"]
+
+
+def test_for_how_long_a_source_is_refused() -> None:
+    sources = table(SourceLimits(2.0, 2.0, penalty_s=30.0))
+    verdicts(sources, 3, 0.0)
+    assert sources.wait("web", A, 5.0) == 25.0
+    sources.configure("web", SourceLimits(2.0, 2.0, 6.0, 4.0), 5.0)
+    verdicts(sources, 2, 5.0)
+    assert verdicts(sources, 1, 5.0) == ["rate_limited"]
+    assert sources.wait("web", A, 5.1) == pytest.approx(0.4, abs=1e-4)
+    assert verdicts(sources, 4, 6.0)[-1] == "rate_limited"
+    assert verdicts(sources, 1, 7.0) == ["sustained_limited"]
+    assert sources.wait("web", A, 7.0) == pytest.approx(8.0, abs=1e-3)
+    assert sources.wait("web", B, 7.0) == 0.0
 
 
 def test_who_is_blocked() -> None:
@@ -444,8 +544,9 @@ def test_who_is_blocked() -> None:
 _MILLION = """
 import sys
 from symphony.protection.penalty import SourceLimits
+from symphony.protection.source_store import SourceStore
 from symphony.protection.sources import SourceTable
-table = SourceTable(1_000_000, 0.0)
+table = SourceTable(SourceStore(1_000_000), 0.0)
 table.configure("0.0.0.0:443", SourceLimits(10.0, 20.0, 60.0, 100.0, 600.0, 0), 0.0)
 for index in range(1_000_000):
     table.decide("0.0.0.0:443", (index * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "big"), 1, index * 1e-6)

@@ -19,6 +19,7 @@ from symphony.observe.counters import CounterPage
 from symphony.observe.records import RecordBook, RouteRecord, add_up
 from symphony.protection.cidr import CidrSet, source_key
 from symphony.protection.penalty import SourceLimits, Verdict
+from symphony.protection.source_store import SourceStore
 from symphony.protection.sources import SourceTable
 from symphony.protection.token_bucket import BucketTable
 from symphony.relay.http_head import HeadRewriter, identity_fields
@@ -187,7 +188,7 @@ def _bucket() -> Call:
 
 def _decide(sources: int) -> Callable[[], Call]:
     def prepare() -> Call:
-        table = SourceTable(sources + 1, 0.0)
+        table = SourceTable(SourceStore(sources + 1), 0.0)
         table.configure("main", SourceLimits(1e4, 2e4, 6e5, 1e6, 60.0, 50), 0.0)
         keys = [number.to_bytes(4, "big") for number in range(sources)]
         for key in keys:
