@@ -41,11 +41,13 @@ from symphony.messages.limiter import LimiterReply
 from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
 from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
 from symphony.messages.totals import AcceptorTotals, DescribeTotals
-from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, CounterPage
+from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, DECIDED_ALONE, CounterPage
 from symphony.observe.events import EventHub
 from symphony.observe.page_reader import read_page
 from symphony.observe.reasons import Reason
+from symphony.protection.hold_cells import SharedHolds
 from symphony.protection.limiter import RouteLimiter
+from symphony.protection.source_gate import SourceGate
 from symphony.relay.host import RelayHost, owner_of
 from symphony.relay.sockets import shut_reading
 from symphony.routing.plan import Plan, Planner
@@ -58,6 +60,8 @@ LOOK_EVERY_S = 0.01
 """How often an acceptor that is ready looks whether its generation holds the sockets by now."""
 ABORT_BEFORE_END_S = 0.25
 """How long before its grace is over a stopping acceptor ends what is still open, so that it can say so."""
+
+RECOUNTED_AT_ONCE = 100
 
 log = get_logger("acceptor")
 
@@ -103,10 +107,6 @@ class Acceptor(Actor):
         self._newest: Snapshot | None = None
         self._arrived = asyncio.Event()
         self._applying: asyncio.Task[None] | None = None
-        self._seats = [
-            ListenerSeat(id, settings.addresses[id], self._page.listener_slot(id), CONNECTION_KINDS)
-            for id in settings.sockets
-        ]
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_report)
         self._loop = loop
@@ -120,6 +120,18 @@ class Acceptor(Actor):
         self._registry.on_up = self._subscribe_routes
         self._registry.on_push = self._take_routes
         self._limiter = client(settings.limiter, LimiterReply)
+        holds = SharedHolds(settings.index, [page.holds for page in settings.pages])
+        self._gate = SourceGate(self._limiter, len(settings.names), holds, self._note_alone)
+        self._seats = [
+            ListenerSeat(
+                id,
+                settings.addresses[id],
+                self._page.listener_slot(id),
+                CONNECTION_KINDS,
+                self._gate.listener(id),
+            )
+            for id in settings.sockets
+        ]
         self._sampler = client(settings.sampler, SamplerReply)
         self._sampler.on_up = self._subscribe_cpu
         self._sampler.on_push = self._take_samples
@@ -198,6 +210,7 @@ class Acceptor(Actor):
         if self._applying is not None:
             self._applying.cancel()
         self._garbage.stop()
+        self._gate.close()
         for client in (self._registry, self._limiter, self._sampler):
             await client.close()
 
@@ -297,19 +310,35 @@ class Acceptor(Actor):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            self._enter_service(plan)
+            recounted = self._enter_service(plan)
             log.info("snapshot_applied", version=snapshot.version, routes=len(state.plan.table))
             self._acknowledge()
+            await self._recount(state, recounted)
 
-    def _enter_service(self, plan: Plan) -> None:
+    def _enter_service(self, plan: Plan) -> frozenset[ListenerSeat]:
+        """Serve by `plan` from now on; return the listeners that count open connections otherwise than before."""
         state = self._state
         assert state is not None, "a plan needs a state to serve in"
         state.plan = plan
         self.own_grace_s = plan.drain_timeout_s
         state.host.resize_buffer(plan.read_buffer_size)
         state.access_log.rate = plan.access_log_rate
+        counted = {seat: seat.counts_by for seat in self._seats}
         for seat in self._seats:
             seat.follow(plan)
+        self._gate.configure(plan.version, {seat.id: seat.limits for seat in self._seats})
+        return frozenset(seat for seat in self._seats if seat.counts_by not in (0, counted[seat]))
+
+    async def _recount(self, state: ServingState, seats: frozenset[ListenerSeat]) -> None:
+        """Count what is open already, in turns, where a limit on that is new."""
+        if seats:
+            for at, connection in enumerate(tuple(state.ledger.open), 1):
+                connection.recount(seats)
+                if at % RECOUNTED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+    def _note_alone(self) -> None:
+        self._page.values[DECIDED_ALONE] += 1
 
     def _acknowledge(self) -> None:
         if self._state is not None:

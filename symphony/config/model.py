@@ -104,6 +104,34 @@ class UdsUpstream(
 Upstream = TcpUpstream | UdsUpstream
 
 
+class RateLimit(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """New connections a second from one source address."""
+
+    connections_per_second: Annotated[float, Meta(gt=0)]
+    burst: Annotated[
+        Annotated[float, Meta(ge=1)] | None,
+        Meta(description="Connections let in at once; default: one second's worth."),
+    ] = None
+
+
+class SustainedLimit(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """New connections a minute from one source address."""
+
+    connections_per_minute: Annotated[float, Meta(gt=0)]
+    burst: Annotated[
+        Annotated[float, Meta(ge=1)] | None,
+        Meta(description="Connections let in at once; default: one minute's worth."),
+    ] = None
+
+
+class PenaltyBox(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a source address goes that exceeds a rate."""
+
+    duration_ms: Annotated[
+        int, Meta(ge=1, le=86_400_000, description="How long it is refused after it last exceeded a rate.")
+    ] = 600_000
+
+
 class Protection(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a listener does against clients that mean harm or do not behave."""
 
@@ -119,6 +147,21 @@ class Protection(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     ja3_blocklist: Annotated[tuple[str, ...], Meta(description="JA3 digests that are refused.")] = ()
     ja4_blocklist: Annotated[tuple[str, ...], Meta(description="JA4 fingerprints that are refused.")] = ()
     require_sni: Annotated[bool, Meta(description="Refuse clients that name no server.")] = False
+    rate_limit: Annotated[
+        RateLimit | None, Meta(description="For each source address, over all acceptors.")
+    ] = None
+    sustained: Annotated[
+        SustainedLimit | None, Meta(description="A second limit, for each source address.")
+    ] = None
+    penalty_box: Annotated[
+        PenaltyBox | None, Meta(description="Refuse a source that exceeds a rate for a while.")
+    ] = None
+    max_concurrent_per_ip: Annotated[
+        int, Meta(ge=0, description="Connections open at once from one source address; 0 = no limit.")
+    ] = 0
+    ipv6_prefix: Annotated[
+        int, Meta(ge=1, le=128, description="IPv6 addresses that share so many bits are one source.")
+    ] = 64
 
 
 class Listener(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from symphony.config.model import Balance, Fingerprint, SourceAddressHeader, Upstream
+from symphony.protection.penalty import SourceLimits
 
 
 class Identity(Struct, frozen=True, array_like=True):
@@ -58,7 +59,7 @@ class TlsPolicy(Struct, frozen=True, array_like=True):
 class ProtectionEntry(Struct, frozen=True, array_like=True):
     """What a listener refuses. Lists of networks are named by digest, "" for none (:attr:`Snapshot.networks`).
 
-    Fingerprints are in lower case.
+    Fingerprints are in lower case. Sources are counted by the first `ipv6_prefix` bits of an IPv6 address.
     """
 
     allowlist: str = ""
@@ -66,6 +67,8 @@ class ProtectionEntry(Struct, frozen=True, array_like=True):
     ja3_blocklist: tuple[str, ...] = ()
     ja4_blocklist: tuple[str, ...] = ()
     require_sni: bool = False
+    limits: SourceLimits = SourceLimits()
+    ipv6_prefix: int = 64
 
 
 class ListenerEntry(Struct, frozen=True, array_like=True):

@@ -24,12 +24,14 @@ is there, or when the client has closed.
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from enum import Enum
 from time import monotonic
 from typing import Any
 
-from symphony.connection import identity
+from symphony.connection import admission, identity
 from symphony.connection.access_log import Entry
+from symphony.connection.admission import Admission
 from symphony.connection.connector import Connector
 from symphony.connection.held import Held
 from symphony.connection.introduction import Introduction
@@ -38,7 +40,6 @@ from symphony.connection.state import ListenerSeat, ServingState
 from symphony.observe.counters import BLOCKED_SLOT
 from symphony.observe.reasons import Reason
 from symphony.observe.records import RouteRecord
-from symphony.protection.guard import Guard, Standing
 from symphony.relay.http_relay import HttpRelay
 from symphony.relay.passthrough import PassthroughRelay
 from symphony.relay.sockets import close_after_alert, has_closed, reset_on_close
@@ -93,7 +94,6 @@ class Connection:
         "_destination",
         "_entry",
         "_fd",
-        "_guard",
         "_id",
         "_peeked",
         "_phase",
@@ -105,6 +105,7 @@ class Connection:
         "_slot",
         "_state",
         "_wanted",
+        "admission",
         "fingerprints",
         "peer",
         "server_name",
@@ -122,7 +123,6 @@ class Connection:
         self._began = monotonic()
         self._peeked = 0
         self._wanted = 0
-        self._guard: Guard | None = None
         self._route: PlannedRoute | None = None
         self._account: RouteRecord | None = None
         self._session: Any = None
@@ -135,6 +135,7 @@ class Connection:
         self.peer = peer
         self.server_name: bytes | None = None
         self.fingerprints: Fingerprints | None = None
+        self.admission: Admission | None = None
         self.timer_tick = 0
 
     @property
@@ -177,15 +178,46 @@ class Connection:
         """Go on with the client's own bytes; from here on `peer` is whom the connection really comes from."""
         guard = self._seat.guard
         if guard is not None:
-            standing = guard.standing(self.peer[0])
-            if standing is Standing.REFUSED:
-                self._fail(Reason.CIDR_BLOCKED)
+            admission.begin(self, guard, self._seat.sources)
+            if self._phase is Phase.CLOSED:
                 return
-            if standing is not Standing.ALLOWED and guard.reads:
-                self._guard = guard
         # The ClientHello often comes with the connection: looking first saves a turn of the event loop.
         if not self._peek():
             self._state.host.add_reader(self._fd, self._readable)
+
+    # Admission
+
+    def recount(self, seats: Collection[ListenerSeat]) -> None:
+        """Be counted as open if let in by one of `seats`, which have a limit on that now."""
+        seat = self._seat
+        if seat in seats and seat.guard is not None and self._phase not in (Phase.ENTERING, Phase.CLOSED):
+            admission.recount(self, seat.guard, seat.sources)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is closed."""
+        return self._phase is Phase.CLOSED
+
+    def let_in(self, hello: client_hello.ClientHello | None) -> None:
+        """Go on: the guard has nothing against it."""
+        assert hello is not None, "a TLS connection is let in by its ClientHello"
+        self._choose_route(hello)
+
+    def turn_away(self, reason: Reason, detail: str = "") -> None:
+        """End: the guard refuses."""
+        if reason is Reason.NO_SNI:
+            self._fail(reason, gently=True, alert=_MISSING_EXTENSION)
+        else:
+            self._fail(reason, detail=detail)
+
+    def wait_for_limiter(self) -> None:
+        """Watch nothing until the guard has its answer."""
+        self._phase = Phase.ADMITTING
+        self._state.host.remove_reader(self._fd)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Give the ClientHello `seconds` to become whole."""
+        self._state.host.wheel.schedule(self, seconds)
 
     # Peeking
 
@@ -215,8 +247,10 @@ class Connection:
         if self._wanted:
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         self.server_name = hello.server_name
-        if self._guard is None or self._passes(hello, self._guard):
+        if self.admission is None:
             self._choose_route(hello)
+        else:
+            self.admission.read(hello)
         return True
 
     def _wait_for(self, needed: int) -> bool:
@@ -240,22 +274,8 @@ class Connection:
             self._fail(self._unfinished(Reason.TRUNCATED_CLIENT_HELLO))
 
     def _unfinished(self, reason: Reason) -> Reason:
-        """Why a connection without a whole ClientHello ends: lists of fingerprints fail closed on it."""
-        compares = self._guard is not None and self._guard.compares
-        return Reason.INCOMPLETE_HANDSHAKE if compares else reason
-
-    def _passes(self, hello: client_hello.ClientHello, guard: Guard) -> bool:
-        self.fingerprints = Fingerprints(hello)
-        try:
-            reason = guard.judge(hello, self.fingerprints)
-        except client_hello.MalformedClientHello as error:
-            self._fail(Reason.MALFORMED_CLIENT_HELLO, detail=str(error))
-            return False
-        if reason is Reason.NO_SNI:
-            self._fail(reason, gently=True, alert=_MISSING_EXTENSION)
-        elif reason is not None:
-            self._fail(reason)
-        return reason is None
+        """Why a connection without a whole ClientHello ends."""
+        return reason if self.admission is None else self.admission.unfinished(reason)
 
     def _choose_route(self, hello: client_hello.ClientHello) -> None:
         name = hello.server_name
@@ -456,6 +476,8 @@ class Connection:
                 state.access_log.write(self, entry, monotonic(), reason, **more)
             if reason is not None:
                 state.ledger.failed(reason, self, self._seat.slot, told=entry is not None, **more)
+        if self.admission is not None:
+            self.admission.end()
         state.ledger.closed(self, self._seat.slot)
 
     def on_timer(self) -> None:
@@ -503,6 +525,8 @@ class Connection:
         else:
             reset_on_close(client)
             client.close()
+        if self.admission is not None:
+            self.admission.end()
         if state.events.wanted and reason in BLOCKED_SLOT:
             known = ("", "") if self.fingerprints is None else self.fingerprints.known
             state.blocks.tell(reason, self._seat.id, self.peer[0], self.server_name, known)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
 
 from structlog import get_logger
 
@@ -38,6 +38,9 @@ class Abortable(Protocol):
 
     def abort(self, reason: Reason) -> None:
         """End at once."""
+
+    def recount(self, seats: Collection[Any]) -> None:
+        """Be counted against its source's limit if let in by one of these listeners."""
 
 
 class Describable(Protocol):

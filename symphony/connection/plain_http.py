@@ -17,20 +17,23 @@ A client that does not take what it is sent is not read on, in any phase, and ha
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
-from symphony.connection import identity
+from symphony.connection import admission, identity
+from symphony.connection.admission import Admission
 from symphony.connection.challenge import ChallengeRelay
 from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.http.front import Answer, Challenge, Ended, RequestFront
 from symphony.observe.counters import BLOCKED_SLOT
 from symphony.observe.reasons import Reason
-from symphony.protection.guard import Standing
 from symphony.relay.direction import LINGER_S
 from symphony.relay.sockets import reset_on_close, shut_writing
+from symphony.tls.client_hello import ClientHello
+from symphony.tls.fingerprint import Fingerprints
 
 READ_SIZE = 2048
 """So few that a client which pipelines keeps the others waiting for some milliseconds only: 75 requests fit in."""
@@ -72,6 +75,8 @@ class HttpConnection:
         "_state",
         "_told",
         "_unsent",
+        "admission",
+        "fingerprints",
         "peer",
         "server_name",
         "timer_tick",
@@ -99,6 +104,8 @@ class HttpConnection:
         self._destination: tuple[str, int] | None = None
         self.peer = peer
         self.server_name: bytes | None = None  # whom a challenge is for
+        self.admission: Admission | None = None
+        self.fingerprints: Fingerprints | None = None  # there are none without TLS
         self.timer_tick = 0
 
     @property
@@ -135,11 +142,42 @@ class HttpConnection:
     def _begin(self) -> None:
         """Go on with the client's own bytes; from here on `peer` is whom the connection really comes from."""
         guard = self._seat.guard
-        if guard is not None and guard.standing(self.peer[0]) is Standing.REFUSED:
-            self._fail(Reason.CIDR_BLOCKED)
+        if guard is not None:
+            admission.begin(self, guard, self._seat.sources)
+        if self._phase is Phase.CLOSED:
             return
+        if self.admission is None:
+            self.let_in()
+        else:
+            self.admission.expect_nothing()
+
+    # Admission
+
+    def recount(self, seats: Collection[ListenerSeat]) -> None:
+        """Be counted as open if let in by one of `seats`, which have a limit on that now."""
+        seat = self._seat
+        if seat in seats and seat.guard is not None and self._phase not in (Phase.ENTERING, Phase.CLOSED):
+            admission.recount(self, seat.guard, seat.sources)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is closed."""
+        return self._phase is Phase.CLOSED
+
+    def let_in(self, hello: ClientHello | None = None) -> None:
+        """Go on: the guard has nothing against it."""
         self._state.host.add_reader(self._fd, self._readable)
         self._readable()  # the request often comes with the connection
+
+    def turn_away(self, reason: Reason, detail: str = "") -> None:
+        """End: the guard refuses."""
+        self._fail(reason, detail)
+
+    def wait_for_limiter(self) -> None:
+        """Watch nothing until the guard has its answer; nothing is watched yet."""
+
+    def wait_at_most(self, seconds: float) -> None:
+        """There is nothing to wait for: no ClientHello comes."""
 
     # Requests
 
@@ -347,6 +385,8 @@ class HttpConnection:
         self._drop_relay()
         self._client.close()
         state.ledger.resting.discard(self)
+        if self.admission is not None:
+            self.admission.end()
         state.ledger.moved(self._bytes_up, self._sent)
         state.ledger.closed(self, self._seat.slot)
 

@@ -16,6 +16,8 @@ from symphony.observe.counters import CounterPage
 from symphony.observe.events import EventHub
 from symphony.protection.cidr import CidrSet
 from symphony.protection.guard import Guard
+from symphony.protection.penalty import UNLIMITED, SourceLimits
+from symphony.protection.source_gate import ListenerGate
 from symphony.relay.host import RelayHost
 from symphony.relay.lifetime import Silence
 from symphony.routing.plan import Plan
@@ -60,17 +62,24 @@ class ListenerSeat:
         "redirect_port",
         "silence",
         "slot",
+        "sources",
         "trusted_proxies",
     )
 
     def __init__(
-        self, listener_id: str, address: str, slot: int, kinds: Mapping[str, ConnectionKind]
+        self,
+        listener_id: str,
+        address: str,
+        slot: int,
+        kinds: Mapping[str, ConnectionKind],
+        sources: ListenerGate,
     ) -> None:
-        """`kinds` has what makes connections, by the listener's mode."""
+        """`kinds` has what makes connections, by the listener's mode; `sources` asks who may come in."""
         self._kinds = kinds
         self.connection = kinds["tls"]
         self.redirect_port = 443
         self.id = listener_id
+        self.sources = sources
         self.address = address
         self.slot = slot
         self.index = -1
@@ -79,6 +88,17 @@ class ListenerSeat:
         self.handshake_limit_s = 10.0
         self.guard: Guard | None = None
         self.trusted_proxies: CidrSet | None = None
+
+    @property
+    def limits(self) -> SourceLimits:
+        """What a source may do on this listener."""
+        return UNLIMITED if self.guard is None else self.guard.limits
+
+    @property
+    def counts_by(self) -> int:
+        """The bits of an IPv6 address by which open connections are counted; 0 where they are not."""
+        guard = self.guard
+        return guard.ipv6_prefix if guard is not None and guard.limits.max_concurrent else 0
 
     def follow(self, plan: Plan) -> None:
         """Take the settings of `plan`; a listener that is not in it keeps what it has, and no route serves it."""

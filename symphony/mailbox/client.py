@@ -2,7 +2,7 @@
 
 Theory: while the connection stands, every request has an id in one table of callbacks; whatever ends the request
 (reply, deadline, loss of the connection) takes it out of the table, and what is not in the table is not answered a
-second time. Deadlines cost no timer each: a request is noted under the 10 ms tick in which it becomes late, and
+second time. Deadlines cost no timer each: a request is noted under the 2 ms tick in which it becomes late, and
 one timer, which runs only while requests are pending, goes through the ticks in order.
 """
 
@@ -26,7 +26,7 @@ from symphony.mailbox.outbox import Outbox
 FIRST_BACK_OFF_S = 0.010
 LONGEST_BACK_OFF_S = 0.5
 OUTBOUND_LIMIT = 4 << 20
-_TICKS_PER_S = 100
+_TICKS_PER_S = 500
 _TICK_S = 1 / _TICKS_PER_S
 _CLOSE_WITHIN_S = 1.0
 
@@ -58,8 +58,9 @@ class MailboxRefused(MailboxError):
 class MailboxClient:
     """Sends to the mailbox at `path`, connecting again by itself (10 ms after a loss, doubling to 500 ms).
 
-    `on_up()` is called when a connection stands, `on_down()` when it is lost, and `on_push(message)` for what
-    comes without having been asked for; all from the event loop. An exception in a hook or callback is logged.
+    `on_up()` is called when a connection stands, `on_down()` when it is lost, `on_push(message)` for what comes
+    without having been asked for, and `on_late(message)` for a reply that nobody waits for any more; all from the event
+    loop. An exception in a hook or callback is logged.
 
     :param replies: the tagged union of replies and pushes.
     :param max_frame: the largest message taken, in bytes.
@@ -71,6 +72,7 @@ class MailboxClient:
         self.name = name or path
         self.max_frame = max_frame
         self.on_push: Callable[[Any], None] | None = None
+        self.on_late: Callable[[Any], None] | None = None
         self.on_up: Callable[[], None] | None = None
         self.on_down: Callable[[], None] | None = None
         self.decoder = EnvelopeDecoder(replies)
@@ -128,7 +130,7 @@ class MailboxClient:
         """Send `message` and give the reply to `callback`, which is called exactly once.
 
         It gets the reply (which may be :class:`Refused`), or None: no reply within `timeout_s` (told up to two
-        ticks of 10 ms late), connection lost, or, before this returns, not connected or backlog full. An actor
+        ticks of 2 ms late), connection lost, or, before this returns, not connected or backlog full. An actor
         that comes to the request after `timeout_s` leaves it undone.
         """
         link = self._link
@@ -249,6 +251,8 @@ class MailboxClient:
             callback = self._pending.pop(id, None)
             if callback is not None:
                 self._give(callback, message)
+            elif self.on_late is not None:
+                self._give(self.on_late, message)
         elif self.on_push is not None:
             self._give(self.on_push, message)
 

@@ -14,6 +14,7 @@ from symphony.observe import histogram
 from symphony.observe.histogram import Histogram
 from symphony.observe.reasons import BLOCKED, Reason
 from symphony.observe.records import route_area, upstream_area
+from symphony.protection.hold_cells import HoldCells
 
 _WORD = 8
 
@@ -23,7 +24,10 @@ BYTES_UP = 2
 BYTES_DOWN = 3
 HANDSHAKES = 4
 RESUMED = 5
-HANDSHAKE_TIME = 6
+DECIDED_ALONE = 6
+"""Connections of limited sources that were decided on without the rate limiter's answer."""
+
+HANDSHAKE_TIME = 7
 """A histogram of the time from accept to the end of the handshake."""
 
 CONNECT_TIME = HANDSHAKE_TIME + histogram.WORDS
@@ -60,10 +64,11 @@ BLOCKED_SLOT: dict[Reason, int] = {reason: _FIRST_BLOCKED + at for at, reason in
 class CounterPage:
     """One acceptor's totals. `values` is the page itself, indexed by the constants of this module.
 
-    Beside it are the acceptor's `upstreams` and `routes` (:mod:`symphony.observe.records`).
+    Beside it are the acceptor's `upstreams` and `routes` (:mod:`symphony.observe.records`) and what it `holds` of each
+    source (:mod:`symphony.protection.hold_cells`).
     """
 
-    __slots__ = ("_listener_slots", "_memory", "routes", "upstreams", "values")
+    __slots__ = ("_listener_slots", "_memory", "holds", "routes", "upstreams", "values")
 
     def __init__(self, listener_ids: Sequence[str]) -> None:
         self._listener_slots = {
@@ -74,6 +79,7 @@ class CounterPage:
         self.values: memoryview = memoryview(self._memory).cast("q")
         self.upstreams = upstream_area()
         self.routes = route_area()
+        self.holds = HoldCells()
 
     @property
     def listener_ids(self) -> tuple[str, ...]:
@@ -91,6 +97,7 @@ class CounterPage:
             self.values[slot + 1] = 0
         self.upstreams.forget_active()
         self.routes.forget_active()
+        self.holds.clear()
 
     def errors(self) -> dict[str, int]:
         """How many connections each reason ended; reasons that never did are left out."""

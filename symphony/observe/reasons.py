@@ -30,6 +30,7 @@ class Reason(StrEnum):
     MAX_CONNECTIONS = "max_connections"
     DESCRIPTOR_LIMIT = "descriptor_limit"
     CIDR_BLOCKED = "cidr_blocked"
+    PENALTY_BOXED = "penalty_boxed"
     JA3_BLOCKED = "ja3_blocked"
     JA4_BLOCKED = "ja4_blocked"
     INCOMPLETE_HANDSHAKE = (
@@ -37,6 +38,9 @@ class Reason(StrEnum):
     )
     NO_SNI = "no_sni"
     RATE_LIMITED = "rate_limited"
+    SUSTAINED_LIMITED = "sustained_limited"
+    TOO_MANY_CONNECTIONS = "too_many_connections"  # from one source
+    TABLE_FULL = "table_full"  # no room to count another source
     UNKNOWN_SNI = "unknown_sni"
     NO_CERTIFICATE = "no_certificate"
     # While held
@@ -85,10 +89,14 @@ class Reason(StrEnum):
 BLOCKED = (
     Reason.MAX_CONNECTIONS,
     Reason.CIDR_BLOCKED,
+    Reason.PENALTY_BOXED,
     Reason.JA3_BLOCKED,
     Reason.JA4_BLOCKED,
     Reason.INCOMPLETE_HANDSHAKE,
     Reason.NO_SNI,
     Reason.RATE_LIMITED,
+    Reason.SUSTAINED_LIMITED,
+    Reason.TOO_MANY_CONNECTIONS,
+    Reason.TABLE_FULL,
 )
 """The reasons for which admission refuses. They are also counted by listener, and told as events."""

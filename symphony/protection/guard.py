@@ -7,7 +7,7 @@ from enum import Enum
 
 from symphony.config.snapshot import ProtectionEntry
 from symphony.observe.reasons import Reason
-from symphony.protection.cidr import CidrSet, pack_address
+from symphony.protection.cidr import CidrSet
 from symphony.tls.client_hello import ClientHello
 from symphony.tls.fingerprint import Fingerprints, is_listed
 
@@ -23,10 +23,25 @@ class Standing(Enum):
 class Guard:
     """A listener's protection as acceptors apply it. It does not change: a new configuration makes a new one.
 
-    `compares` is whether fingerprints are listed, `reads` whether the ClientHello has a say at all.
+    `compares` is whether fingerprints are listed, `reads` whether the ClientHello has a say at all. `limited` is
+    whether the limiter has to be asked, about a key of `ipv6_prefix` bits, and `boxes` whether it may answer that the
+    source is in the penalty box. `asks` is whether anything is to be found out beyond the address.
     """
 
-    __slots__ = ("_allowed", "_ja3", "_ja4", "_refused", "_require_sni", "compares", "reads")
+    __slots__ = (
+        "_allowed",
+        "_ja3",
+        "_ja4",
+        "_refused",
+        "_require_sni",
+        "asks",
+        "boxes",
+        "compares",
+        "ipv6_prefix",
+        "limited",
+        "limits",
+        "reads",
+    )
 
     def __init__(self, entry: ProtectionEntry, networks: Mapping[str, CidrSet]) -> None:
         """`networks` has a set for each digest that `entry` names."""
@@ -37,13 +52,17 @@ class Guard:
         self._require_sni = entry.require_sni
         self.compares = bool(self._ja3 or self._ja4)
         self.reads = self.compares or self._require_sni
+        self.limits = entry.limits
+        self.limited = entry.limits.metered or entry.limits.max_concurrent > 0
+        self.boxes = entry.limits.penalty_s > 0.0
+        self.ipv6_prefix = entry.ipv6_prefix
+        self.asks = self.reads or self.limited
 
-    def standing(self, address: str) -> Standing:
-        """Look an address up."""
-        packed = pack_address(address)
-        if self._allowed is not None and self._allowed.contains(packed):
+    def standing(self, address: bytes) -> Standing:
+        """Look a packed address up."""
+        if self._allowed is not None and self._allowed.contains(address):
             return Standing.ALLOWED
-        if self._refused is not None and self._refused.contains(packed):
+        if self._refused is not None and self._refused.contains(address):
             return Standing.REFUSED
         return Standing.UNLISTED
 

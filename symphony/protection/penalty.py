@@ -6,6 +6,9 @@ none, and taking one moves `full_at` up by one. A bucket that is full needs no n
 changes, the clock goes on from its reading at the new rate, and every bucket of the listener keeps what it lacks,
 without being looked at.
 
+A bucket may owe tokens: up to as many as it holds, for connections that were let in when it could not be asked. They
+are paid back before the next one is let in, so that in the long run no more are than the rate allows.
+
 The penalty box: a source that finds a bucket empty is refused for `penalty_s`. While it is in the box its
 connections are still counted against its buckets, and each that finds one empty begins the time anew. So a source
 that goes on exceeding its limits stays in, and one that has slowed down to what it is allowed comes out.
@@ -111,8 +114,8 @@ class TokenClock:
         if missing + 1.0 - ROUNDING <= self.burst:
             full_at[place] += 1.0
             return True
-        if missing > self.burst:  # which has been made smaller: empty from here on, but no less
-            full_at[place] = reading + self.burst
+        if missing > 2.0 * self.burst:  # which has been made smaller
+            full_at[place] = reading + 2.0 * self.burst
         return False
 
     def empty_above(self, now: float) -> float:
@@ -120,17 +123,24 @@ class TokenClock:
         return self.read(now) + self.burst - 1.0 + ROUNDING if self.rate else math.inf
 
     def take_many(
-        self, full_at: memoryview[float], place: int, count: float, first: float, last: float
+        self,
+        full_at: memoryview[float],
+        place: int,
+        count: float,
+        let_in: float,
+        first: float,
+        last: float,
     ) -> tuple[float, bool]:
         """Take `count` tokens, spread evenly from `first` to `last`, as far as the bucket has them.
 
-        Returns how many it had, and whether these were too few.
+        Of those that it does not have, `let_in` are owed. Returns how many it had, and whether these were too few.
         """
         end = self.read_at(last)
         missing = max(full_at[place], self.read_at(first)) + count - end
-        lacking = missing - self.burst
-        full_at[place] = end + min(missing, self.burst)
-        return count - max(0.0, lacking), lacking > ROUNDING
+        lacking = max(0.0, missing - max(self.burst, missing - count))
+        passed = count - lacking
+        full_at[place] = end + min(missing - lacking + max(0.0, let_in - passed), 2.0 * self.burst)
+        return passed, lacking > ROUNDING
 
     def change(self, rate: float, burst: float, now: float) -> None:
         """Go on at another rate (0 stands still), for buckets that hold `burst`."""

@@ -211,14 +211,17 @@ class SourceTable:
         if entry.metered:
             slot = self._slot(entry, key, now)
             if slot >= 0:
-                entry.second.take_many(self._second, slot, connections, now, now)
-                entry.minute.take_many(self._minute, slot, connections, now, now)
+                entry.second.take_many(self._second, slot, connections, 0.0, now, now)
+                entry.minute.take_many(self._minute, slot, connections, 0.0, now, now)
 
-    def count(self, listener: str, key: bytes, connections: int, first: float, last: float) -> None:
+    def count(
+        self, listener: str, key: bytes, connections: int, let_in: int, first: float, last: float
+    ) -> None:
         """Count connections that came, evenly from `first` to `last`, and were decided on without this table.
 
         They take tokens as far as there are any, and when there are too few the source is in the box from `last`
-        on, as if each had been asked for. Raises UnknownListener.
+        on, as if each had been asked for. For those that were let in all the same tokens are owed. Raises
+        UnknownListener.
         """
         entry = self._entry(listener)
         if not entry.metered:
@@ -228,9 +231,10 @@ class SourceTable:
             return
         passed, exceeded = float(connections), False
         if entry.second.rate:
-            passed, exceeded = entry.second.take_many(self._second, slot, passed, first, last)
+            passed, exceeded = entry.second.take_many(self._second, slot, passed, let_in, first, last)
         if entry.minute.rate:
-            exceeded |= entry.minute.take_many(self._minute, slot, passed, first, last)[1]
+            passed = max(passed, float(let_in))
+            exceeded |= entry.minute.take_many(self._minute, slot, passed, let_in, first, last)[1]
         penalty_s = entry.limits.penalty_s
         if exceeded and penalty_s and self._boxed_until[slot] < last + penalty_s:
             self._boxed_until[slot] = last + penalty_s

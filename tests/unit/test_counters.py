@@ -11,6 +11,7 @@ from symphony.observe.counters import (
     BYTES_DOWN,
     BYTES_UP,
     CONNECT_TIME,
+    DECIDED_ALONE,
     HANDSHAKE_TIME,
     HANDSHAKES,
     REASON_SLOT,
@@ -24,7 +25,8 @@ from symphony.observe.reasons import BLOCKED, Reason
 
 def test_slots_are_all_different() -> None:
     page = CounterPage(["a", "b", "c"])
-    slots = [ACCEPTED, ACTIVE, BYTES_UP, BYTES_DOWN, HANDSHAKES, RESUMED, *REASON_SLOT.values()]
+    slots = [ACCEPTED, ACTIVE, BYTES_UP, BYTES_DOWN, HANDSHAKES, RESUMED, DECIDED_ALONE]
+    slots += REASON_SLOT.values()
     for start in (HANDSHAKE_TIME, CONNECT_TIME):
         slots += range(start, start + WORDS)
     for slot in SUITE_SLOT.values():

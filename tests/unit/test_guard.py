@@ -9,7 +9,7 @@ from symphony.messages.events import Blocked, Event
 from symphony.observe.block_events import EVENTS_PER_SECOND, BlockEvents
 from symphony.observe.events import EventHub
 from symphony.observe.reasons import Reason
-from symphony.protection.cidr import CidrSet
+from symphony.protection.cidr import CidrSet, pack_address
 from symphony.protection.guard import Guard, Standing, make_guard
 from symphony.tls.client_hello import ClientHello, MalformedClientHello, parse
 from symphony.tls.fingerprint import Fingerprints, ja3, ja4
@@ -37,13 +37,13 @@ def test_no_protection_is_no_guard() -> None:
 
 def test_the_allowlist_has_the_last_word() -> None:
     both = guard(allowlist="out", blocklist="in")
-    assert both.standing("127.0.1.9") is Standing.ALLOWED
-    assert both.standing("127.0.2.9") is Standing.REFUSED
-    assert both.standing("::1") is Standing.REFUSED
-    assert both.standing("192.0.2.1") is Standing.ALLOWED
-    assert both.standing("::ffff:127.0.1.9") is Standing.ALLOWED
-    assert both.standing("2001:db8::1") is Standing.UNLISTED
-    assert guard(require_sni=True).standing("127.0.0.1") is Standing.UNLISTED
+    assert both.standing(pack_address("127.0.1.9")) is Standing.ALLOWED
+    assert both.standing(pack_address("127.0.2.9")) is Standing.REFUSED
+    assert both.standing(pack_address("::1")) is Standing.REFUSED
+    assert both.standing(pack_address("192.0.2.1")) is Standing.ALLOWED
+    assert both.standing(pack_address("::ffff:127.0.1.9")) is Standing.ALLOWED
+    assert both.standing(pack_address("2001:db8::1")) is Standing.UNLISTED
+    assert guard(require_sni=True).standing(pack_address("127.0.0.1")) is Standing.UNLISTED
 
 
 def test_fingerprints_are_compared_before_the_name_is_missed() -> None:

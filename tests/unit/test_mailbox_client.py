@@ -167,6 +167,21 @@ async def test_a_request_that_is_not_answered_in_time(path: str) -> None:
 
 
 @on_both_loops
+async def test_a_reply_that_nobody_waits_for_any_more(path: str) -> None:
+    async with serving(path) as (_, actor), connected(path) as client:
+        told: list[Any] = []
+        late: list[Any] = []
+        client.on_late = late.append
+        client.request(Wait("late"), told.append, 0.02)
+        client.request(Wait("in time"), told.append, LIMIT_S)
+        await eventually(lambda: told == [None], "the timeout")
+        actor.gate.set()
+        await eventually(lambda: late == [Echoed("late")], "the reply")
+        await eventually(lambda: told == [None, Echoed("in time")], "the other reply")
+        assert late == [Echoed("late")]
+
+
+@on_both_loops
 async def test_a_reply_in_time_is_followed_by_no_timeout(path: str) -> None:
     async with serving(path), connected(path) as client:
         replies: list[Any] = []

@@ -12,6 +12,7 @@ from symphony.config.reload import merge
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import ProtectionEntry, Snapshot
 from symphony.protection.cidr import CidrSet
+from symphony.protection.penalty import SourceLimits
 from symphony.tls.certificate_maker import make_certificate
 
 JA3 = "e7d705a3286e19ea42f587b344ee6865"
@@ -65,14 +66,43 @@ def test_all_keys(read: Read) -> None:
         ja3_blocklist = ["{JA3.upper()}"]
         ja4_blocklist = ["{JA4}", "{JA4.upper()}"]
         require_sni = true
+        ipv6_prefix = 56
         """
     )
     snapshot, found = loaded.require()[1], entry(loaded)
     assert found.require_sni
+    assert found.ipv6_prefix == 56
     assert (found.ja3_blocklist, found.ja4_blocklist) == ((JA3,), (JA4,))
     assert listed(snapshot, found.allowlist) == CidrSet(["192.0.2.7", "2001:db8::/32"])
     assert listed(snapshot, found.blocklist) == CidrSet(["192.0.2.0/24"])
     assert set(snapshot.networks) == {found.allowlist, found.blocklist}
+
+
+@pytest.mark.parametrize(
+    ("protection", "limits"),
+    [
+        ("rate_limit = { connections_per_second = 5 }", SourceLimits(5.0, 5.0)),
+        ("rate_limit = { connections_per_second = 0.5 }", SourceLimits(0.5, 1.0)),
+        ("rate_limit = { connections_per_second = 5, burst = 20 }", SourceLimits(5.0, 20.0)),
+        (
+            "sustained = { connections_per_minute = 30 }",
+            SourceLimits(per_minute=30.0, per_minute_burst=30.0),
+        ),
+        (
+            "sustained = { connections_per_minute = 30, burst = 2.5 }\npenalty_box = {}",
+            SourceLimits(per_minute=30.0, per_minute_burst=2.5, penalty_s=600.0),
+        ),
+        (
+            "rate_limit = { connections_per_second = 5 }\npenalty_box = { duration_ms = 1500 }",
+            SourceLimits(5.0, 5.0, penalty_s=1.5),
+        ),
+        ("max_concurrent_per_ip = 7", SourceLimits(max_concurrent=7)),
+    ],
+)
+def test_limits(read: Read, protection: str, limits: SourceLimits) -> None:
+    found = entry(read(protection))
+    assert found.limits == limits
+    assert found.ipv6_prefix == 64
 
 
 def test_lists_in_files(read: Read, tmp_path: Path) -> None:
@@ -107,6 +137,23 @@ def test_equal_lists_are_carried_once(read: Read) -> None:
         (f'ja3_blocklist = ["{JA4}"]', "ja3_blocklist[0]", "is no JA3"),
         (f'ja4_blocklist = ["{JA4}", "{JA3}"]', "ja4_blocklist[1]", "is no JA4"),
         ("require_sni = 1", "require_sni", "expected true or false"),
+        ("rate_limit = {}", "rate_limit.connections_per_second", "is missing"),
+        ("rate_limit = 5", "rate_limit", "expected a table"),
+        ("rate_limit = { connections_per_second = 0 }", "rate_limit.connections_per_second", "above 0"),
+        ("rate_limit = { connections_per_second = inf }", "rate_limit.connections_per_second", "finite"),
+        ("rate_limit = { connections_per_second = 1, burst = 0.5 }", "rate_limit.burst", "at least 1"),
+        ("rate_limit = { connections_per_second = 1, burst = inf }", "rate_limit.burst", "finite"),
+        ("sustained = { connections_per_minute = nan }", "sustained.connections_per_minute", "above 0"),
+        ("penalty_box = {}", "penalty_box", "means nothing without a rate"),
+        ("max_concurrent_per_ip = 2\npenalty_box = {}", "penalty_box", "expected rate_limit or sustained"),
+        (
+            "rate_limit = { connections_per_second = 1 }\npenalty_box = { duration_ms = 0 }",
+            "penalty_box.duration_ms",
+            "from 1 to",
+        ),
+        ("max_concurrent_per_ip = -1", "max_concurrent_per_ip", "at least 0"),
+        ("ipv6_prefix = 0", "ipv6_prefix", "from 1 to 128"),
+        ("ipv6_prefix = 129", "ipv6_prefix", "from 1 to 128"),
         ("block_list = []", "block_list", 'did you mean "blocklist"?'),
     ],
 )

@@ -154,7 +154,9 @@ def test_a_faster_rate_fills_a_bucket_faster_and_a_smaller_burst_holds_less() ->
     assert verdicts(sources, 3, 1.01) == ["admitted", "admitted", "rate_limited"]
     sources.configure("web", SourceLimits(1.0, 2.0), 1.01)
     assert verdicts(sources, 1, 1.5) == ["rate_limited"]
-    assert verdicts(sources, 2, 2.6) == ["admitted", "rate_limited"]
+    # What it lacks is more than it holds now, and is owed as far as anything is: four seconds' worth.
+    assert verdicts(sources, 1, 4.4) == ["rate_limited"]
+    assert verdicts(sources, 2, 4.6) == ["admitted", "rate_limited"]
     assert verdicts(sources, 3, 100.0) == ["admitted", "admitted", "rate_limited"]
 
 
@@ -374,7 +376,7 @@ def test_the_next_process_goes_on_as_if_the_last_one_lived(steps: list[tuple[flo
             mortal = successor(store, limits[0], now)
         elif action == "count":
             for sources in (mortal, immortal):
-                sources.count("web", key, number, now - gap, now)
+                sources.count("web", key, number, number // 2, now - gap, now)
         elif action == "limits":
             limits.reverse()
             for sources in (mortal, immortal):
@@ -475,16 +477,55 @@ def test_connections_let_in_without_asking_are_charged() -> None:
 
 def test_connections_that_were_not_asked_for_count_as_if_they_had_been() -> None:
     sources = table(SourceLimits(2.0, 4.0, penalty_s=10.0))
-    sources.count("web", A, 3, 0.0, 0.0)
+    sources.count("web", A, 3, 3, 0.0, 0.0)
     assert verdicts(sources, 2, 0.0) == ["admitted", "rate_limited"]
     # Nine in two seconds: four from the bucket and four made meanwhile are not enough, ...
-    sources.count("web", B, 9, 100.0, 102.0)
+    sources.count("web", B, 9, 8, 100.0, 102.0)
     assert verdicts(sources, 1, 102.0, B) == ["penalty_boxed"]
     # ... eight are, but nothing is left.
-    sources.count("web", b"C", 8, 100.0, 102.0)
+    sources.count("web", b"C", 8, 8, 100.0, 102.0)
     assert verdicts(sources, 2, 102.5, b"C") == ["admitted", "rate_limited"]
     with pytest.raises(UnknownListener):
-        sources.count("other", A, 1, 0.0, 0.0)
+        sources.count("other", A, 1, 1, 0.0, 0.0)
+
+
+def test_what_was_let_in_without_a_token_is_owed() -> None:
+    """Refused attempts leave the bucket empty; those that were let in have to be paid back, up to a burst."""
+    for let_in, paid_after in ((0, 0.5), (4, 0.5), (5, 1.0), (7, 2.0), (8, 2.5), (100, 2.5)):
+        sources = table(SourceLimits(2.0, 4.0))
+        sources.count("web", A, 100, let_in, 0.0, 0.0)
+        assert verdicts(sources, 1, paid_after - 0.01) == ["rate_limited"]
+        assert verdicts(sources, 2, paid_after) == ["admitted", "rate_limited"]
+    sources = table(SourceLimits(per_minute=60.0, per_minute_burst=3.0))
+    sources.count("web", A, 4, 4, 0.0, 0.0)
+    assert verdicts(sources, 1, 1.9) == ["sustained_limited"]
+    assert verdicts(sources, 1, 2.0) == ["admitted"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 2.0), st.integers(0, 4), st.booleans()), max_size=100))
+def test_in_the_long_run_no_more_are_let_in_than_the_rate_allows(
+    steps: list[tuple[float, int, bool]],
+) -> None:
+    """Whoever decides: of those that were let in alone, at most a burst is not paid for at any time."""
+    rate, burst = 2.0, 4.0
+    sources = table(SourceLimits(rate, burst))
+    now, let_in = 0.0, 0
+    for gap, number, alone in steps:
+        now += gap
+        if alone:
+            owed = max(0.0, let_in - burst - rate * now)
+            number = min(number, int(burst - owed))
+            sources.count("web", A, number, number, now, now)
+            let_in += number
+        else:
+            let_in += sum(admitted(sources, A, now) for _ in range(number))
+        assert let_in <= 2 * burst + rate * now + 1e-3
+    # By now everything is paid for.
+    now += 2 * burst / rate
+    while admitted(sources, A, now):
+        let_in += 1
+    assert let_in <= burst + rate * now + 1e-3
 
 
 def test_who_stays_in_the_box_is_told_by_reports_too() -> None:
@@ -493,13 +534,13 @@ def test_who_stays_in_the_box_is_told_by_reports_too() -> None:
         sources = table(SourceLimits(2.0, 1.0, penalty_s=10.0))
         verdicts(sources, 2, 0.0)
         for step in range(1, 30):
-            sources.count("web", A, int(rate * 2), step * 2.0 - 1.9, step * 2.0)
+            sources.count("web", A, int(rate * 2), 0, step * 2.0 - 1.9, step * 2.0)
         assert verdicts(sources, 1, 60.5) == [verdict]
 
 
 def test_reports_take_from_the_second_bucket_what_passed_the_first() -> None:
     sources = table(SourceLimits(1.0, 5.0, per_minute=60.0, per_minute_burst=100.0))
-    sources.count("web", A, 50, 0.0, 0.0)
+    sources.count("web", A, 50, 0, 0.0, 0.0)
     sources.configure("web", SourceLimits(per_minute=60.0, per_minute_burst=100.0), 0.0)
     assert verdicts(sources, 96, 0.0) == ["admitted"] * 95 + ["sustained_limited"]
 
