@@ -134,3 +134,13 @@ async def test_a_client_that_leaves_meanwhile() -> None:
     assert sending.slot.active == 0
     sending.close()
     assert descriptors() == before
+
+
+async def test_a_handler_that_fails() -> None:
+    """The poller ends whoever's handler has raised by this; it would be called again and again otherwise."""
+    sending = Sending(os.urandom(60_000))
+    sending.send()
+    sending.introduction.abort(Reason.INTERNAL_ERROR)
+    assert sending.outcomes[0][0] is Reason.INTERNAL_ERROR
+    assert (sending.slot.active, sending.ours.fileno()) == (0, -1)
+    sending.close()
