@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 from rich.console import Console
@@ -102,6 +102,7 @@ def test_filter_sort_and_choice() -> None:
     assert (view.page, view.filter) == (Page.OVERVIEW, "")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*"qps/eh?jk x", "up", "down", "enter", "escape", "backspace", "ctrl-c"])))
 def test_no_keys_break_it(keys: list[str]) -> None:
     view, remembered = View(), history()
