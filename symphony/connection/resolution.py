@@ -67,6 +67,10 @@ class Resolutions:
         terminate = wanted.terminate_tls
         if terminate is None:
             terminate = held.route.terminate_tls or wanted.identity is not None
+        if held.route.rewrites_http and not terminate:
+            raise _NotUsable(
+                "the route's x_forwarded_for cannot be set on a connection that is passed through"
+            )
         if not terminate:
             if wanted.identity is not None or wanted.http2:
                 raise _NotUsable(
@@ -74,6 +78,8 @@ class Resolutions:
                 )
             return self._release(held, upstreams, None)
         policy, identity, authority = _tls(held, wanted)
+        if held.route.rewrites_http and policy.http2:
+            raise _NotUsable("the route's x_forwarded_for cannot be set on HTTP/2 requests")
         context = self._known(held, policy)
         if context is None:
             return self._forward_with(held, upstreams, policy, identity, authority)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -230,6 +231,22 @@ async def test_one_that_leaves_while_its_certificate_is_looked_at(
     note.abort(Reason.LEFT_WHILE_HELD)
     assert await waiting == HeldResolved("unknown")
     assert note.went is None
+
+
+async def test_headers_that_could_not_be_set(bench: Bench) -> None:
+    """Otherwise a client's own X-Forwarded-For would reach the upstream."""
+    entry = msgspec.structs.replace(route("a.test", suspend_ms=5000), source_address_header="x_forwarded_for")
+    found = (await Planner().build(snapshot(entry))).table.lookup(b"a.test")
+    assert found is not None
+    bench.planned = found
+    note = bench.hold("a")
+    resolutions = Resolutions(bench.table, Planner().upstreams)
+    for settings_ in ({"terminate_tls": False}, {"http2": True}):
+        answer = await answer_of(resolutions, "a", HeldRoute((UPSTREAM,), **settings_))
+        assert isinstance(answer, Refused) and "x_forwarded_for" in answer.reason
+    assert note.went is None
+    assert await answer_of(resolutions, "a", HeldRoute((UPSTREAM,))) == HeldResolved("forwarded")
+    assert note.went is not None and note.went[0].rewrites_http
 
 
 async def test_a_certificate_means_to_decrypt(bench: Bench, identities: list[Identity]) -> None:
