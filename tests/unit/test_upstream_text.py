@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symphony.config.model import TcpUpstream, UdsUpstream
@@ -63,11 +63,13 @@ _hosts = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.builds(TcpUpstream, host=_hosts, port=st.integers(1, 65535)))
 def test_what_is_written_can_be_read(upstream: TcpUpstream) -> None:
     assert parse_upstream(upstream.label, "/here") == upstream
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30).map(lambda text: f"tcp://{text}") | st.text(max_size=30))
 def test_any_other_text_is_refused_in_one_line(text: str) -> None:
     try:
