@@ -16,13 +16,17 @@ import structlog
 from actors.runtime import Actor, Birth, CannotRun, run_actor
 from symphony.config.problem import ConfigError, Severity
 from symphony.config.resolve import Loaded
+from symphony.config.snapshot import ListenerEntry
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.registry import (
     ConfigDescription,
     DescribeConfig,
+    DescribeLists,
     KeepListeners,
+    ListenerLists,
     ListenersKept,
+    ListsDescription,
     RegistryReply,
     RegistryRequest,
     Reload,
@@ -140,6 +144,19 @@ class RouteRegistry(Actor):
                 return self._reload()
             case DescribeConfig():
                 return self._describe()
+            case DescribeLists():
+                return ListsDescription(tuple(map(self._lists_of, self._keeper.current.listeners)))
+
+    def _lists_of(self, listener: ListenerEntry) -> ListenerLists:
+        entry, networks = listener.protection, self._keeper.current.networks
+        return ListenerLists(
+            listener.id,
+            networks.get(entry.allowlist, b""),
+            networks.get(entry.blocklist, b""),
+            entry.ja3_blocklist,
+            entry.ja4_blocklist,
+            entry.ipv6_prefix,
+        )
 
     def _subscribe_routes(self, sender: Sender, name: str, version: int) -> Subscribed:
         self._enter(self._route_subscribers, sender, name)

@@ -10,7 +10,19 @@ import importlib
 
 import click
 
-COMMANDS = ("run", "check", "status", "top", "reload", "stop", "suspended", "resolve", "events", "version")
+COMMANDS = (
+    "run",
+    "check",
+    "status",
+    "top",
+    "reload",
+    "stop",
+    "suspended",
+    "resolve",
+    "events",
+    "blocked",
+    "version",
+)
 
 
 class _CommandFiles(click.Group):

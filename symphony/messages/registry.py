@@ -112,6 +112,27 @@ class ConfigDescription(Struct, frozen=True, array_like=True, tag=True):
     problems: tuple[Problem, ...]
 
 
+class DescribeLists(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for :class:`ListsDescription`."""
+
+
+class ListenerLists(Struct, frozen=True, array_like=True):
+    """What a listener's protection lists. Networks are packed as CidrSet.to_bytes() does, b"" for none."""
+
+    listener: str
+    allowlist: bytes
+    blocklist: bytes
+    ja3_blocklist: tuple[str, ...]
+    ja4_blocklist: tuple[str, ...]
+    ipv6_prefix: int
+
+
+class ListsDescription(Struct, frozen=True, array_like=True, tag=True):
+    """The lists of all listeners, as they are served now."""
+
+    listeners: tuple[ListenerLists, ...]
+
+
 RegistryRequest = (
     SubscribeRoutes
     | SubscribeTargets
@@ -120,6 +141,7 @@ RegistryRequest = (
     | KeepListeners
     | Reload
     | DescribeConfig
+    | DescribeLists
 )
 RegistryReply = (
     RoutesPublished
@@ -129,5 +151,6 @@ RegistryReply = (
     | ListenersKept
     | ReloadDone
     | ConfigDescription
+    | ListsDescription
     | Refused
 )

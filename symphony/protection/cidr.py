@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 from operator import ge
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
@@ -128,6 +128,14 @@ class CidrSet:
         elif len(packed) != 4:
             raise ValueError(f"a packed address of {len(packed)} bytes; expected 4 or 16")
         return bisect_right(self._v4, int.from_bytes(packed, "big")) & 1 == 1
+
+    def networks(self) -> Iterator[IPv4Network | IPv6Network]:
+        """The fewest networks that make up the set, IPv4 first, in ascending order."""
+        v4, v6 = self._v4, self._v6
+        for first, after in zip(v4[::2], v4[1::2], strict=True):
+            yield from summarize_address_range(IPv4Address(first), IPv4Address(after - 1))
+        for first, after in zip(v6[::2], v6[1::2], strict=True):
+            yield from summarize_address_range(IPv6Address(first), IPv6Address(after - 1))
 
     def to_bytes(self) -> bytes:
         """Return the set in a form that :meth:`from_bytes` takes back without reading every entry again."""

@@ -246,3 +246,18 @@ def test_cost_with_a_hundred_thousand_networks() -> None:
         return (time.thread_time() - start) / len(addresses)
 
     assert min(seconds() for _ in range(20)) < 5e-6
+
+
+def test_a_set_as_networks() -> None:
+    listed = CidrSet(
+        ["10.0.0.0/9", "10.128.0.0/9", "192.0.2.1", "192.0.2.2", "2001:db8::/32", "::/0", "255.255.255.255"]
+    )
+    assert list(map(str, listed.networks())) == [
+        "10.0.0.0/8",
+        "192.0.2.1/32",
+        "192.0.2.2/32",
+        "255.255.255.255/32",
+        "::/0",
+    ]
+    assert list(CidrSet().networks()) == []
+    assert CidrSet(map(str, listed.networks())) == listed

@@ -1,0 +1,102 @@
+"""Who is refused by a running instance: sources that exceed their limits, and what the configuration lists."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Struct
+
+from symphony.api.names import REGISTRY
+from symphony.mailbox.address import mailbox_path
+from symphony.mailbox.client import MailboxError, ask
+from symphony.messages.limiter import BlockedSources, LimiterReply, ListBlocked
+from symphony.messages.registry import DescribeLists, ListenerLists, ListsDescription, RegistryReply
+from symphony.protection.cidr import CidrSet, source_name
+
+LIMITER = "rate-limiter"
+ANSWER_WITHIN_S = 5.0
+
+
+class BlockedEntry(Struct, frozen=True):
+    """A source that would be refused now: its address or IPv6 network, and for how long if it stays quiet.
+
+    `reason` is as refusals are counted; `seconds` is 0 for ``too_many_connections``, which ends with a connection.
+    """
+
+    listener: str
+    source: str
+    reason: str
+    seconds: float
+
+
+class StaticLists(Struct, frozen=True):
+    """What a listener's configuration lists; networks are merged, and in order."""
+
+    listener: str
+    allowlist: tuple[str, ...]
+    blocklist: tuple[str, ...]
+    ja3_blocklist: tuple[str, ...]
+    ja4_blocklist: tuple[str, ...]
+
+
+class BlockedReport(Struct, frozen=True):
+    """What ``symphony blocked --json`` prints. `silent` names the actors that did not answer."""
+
+    sources: tuple[BlockedEntry, ...]
+    left_out: int
+    lists: tuple[StaticLists, ...]
+    silent: tuple[str, ...]
+
+
+async def list_blocked(runtime_dir: str, limit: int = 10_000) -> BlockedReport:
+    """Ask the instance in `runtime_dir`; at most `limit` sources are listed, and the others counted."""
+    limited, listed = await asyncio.gather(
+        _ask(runtime_dir, LIMITER, ListBlocked(limit), LimiterReply),
+        _ask(runtime_dir, REGISTRY, DescribeLists(), RegistryReply),
+    )
+    silent = []
+    lists: tuple[ListenerLists, ...] = ()
+    if isinstance(listed, ListsDescription):
+        lists = listed.listeners
+    else:
+        silent.append(REGISTRY)
+    sources: tuple[BlockedEntry, ...] = ()
+    left_out = 0
+    if isinstance(limited, BlockedSources):
+        prefixes = {entry.listener: entry.ipv6_prefix for entry in lists}
+        left_out = limited.left_out
+        sources = tuple(
+            BlockedEntry(
+                found.listener,
+                source_name(found.key, prefixes.get(found.listener, 8 * len(found.key))),
+                found.verdict.value,
+                round(found.seconds, 3),
+            )
+            for found in limited.sources
+        )
+    else:
+        silent.append(LIMITER)
+    return BlockedReport(sources, left_out, tuple(map(_unpack, lists)), tuple(silent))
+
+
+async def _ask(runtime_dir: str, name: str, message: Struct, replies: object) -> object:
+    """The reply, or None when there is none."""
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            return await ask(mailbox_path(runtime_dir, name), message, replies, ANSWER_WITHIN_S)
+    except (MailboxError, TimeoutError):
+        return None
+
+
+def _unpack(entry: ListenerLists) -> StaticLists:
+    return StaticLists(
+        entry.listener,
+        _networks(entry.allowlist),
+        _networks(entry.blocklist),
+        entry.ja3_blocklist,
+        entry.ja4_blocklist,
+    )
+
+
+def _networks(packed: bytes) -> tuple[str, ...]:
+    return tuple(map(str, CidrSet.from_bytes(packed).networks())) if packed else ()
