@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run bench micro test lint types format unit clean
+.PHONY: help run bench micro chaos test lint types format unit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ unit: $(READY_TEST) ## only the fast tests
 
 bench: $(READY_BENCH) ## measure against nginx, HAProxy, hitch and others; writes docs/benchmarks.md (BENCH="--help": options, other parts)
 	$(BIN)/python -m tools.bench $(or $(BENCH),--doc docs/benchmarks.md --json docs/benchmarks.json --plots docs/plots)
+
+chaos: $(READY_TEST) ## kill, hang, starve and flood a real tree under traffic, and judge what came of it (CHAOS="--help" for its options)
+	$(BIN)/python -m tools.chaos $(CHAOS)
 
 micro: $(READY_BENCH) ## count instructions of single operations beside the stored baseline, then time them
 	$(BIN)/python -m tools.micro count
