@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from symphony.config.model import Config
+from symphony.protection.cidr import CidrSet, parse_list
+from symphony.tls.fingerprint import check_ja3, check_ja4
 from tools.bench import catalogue, certs, report
 from tools.bench.axes import CPU
 from tools.bench.figures import spread
 from tools.bench.outcome import Figure, Machine, Report, Target
 from tools.bench.peers import Haproxy, Hitch, Nginx, Original, Peer, Service, Stunnel, Symphony
+from tools.bench.protected import FINGERPRINTS, NETWORKS, Protected
 from tools.bench.reload import MOVED, ManyRoutes
 
 
@@ -42,7 +48,7 @@ def sample() -> Report:
         ),
         versions={"nginx": "1.22.1"},
         missing={"stunnel": "stunnel is not installed"},
-        warnings=list(catalogue.LEFT_OUT),
+        warnings=["one core only"],
         figures=[
             _figure("symphony", "small", 1.10, target=Target("ratio", 1.05)),
             _figure("haproxy", "small", 1.08),
@@ -82,6 +88,39 @@ def test_other_figures_have_their_unit(sample: Report) -> None:
     assert rows == [["idle", "KB each", "21.0 (20.0-23.5) KB", "-", "", "≤ 22 KB: met"]]
 
 
+def test_what_symphony_is_compared_with_itself_for_stands_apart(sample: Report) -> None:
+    figure = _figure(
+        "symphony", "lookup-1000", 1.01, target=Target("ratio", 1.03), against="Symphony with 10 routes"
+    )
+    sample.figures.append(figure)
+    _, rows = report.against_table(sample)
+    assert rows == [
+        [
+            "title of lookup-1000",
+            "30.0 (30.0-30.0) µs",
+            "32.0 (32.0-32.0) µs",
+            "Symphony with 10 routes",
+            "1.01 (1.01-1.01)",
+            "≤ 1.03: met",
+        ]
+    ]
+    for _, others in (report.ratio_table(sample), report.value_table(sample)):
+        assert "title of lookup-1000" not in {row[0] for row in others}
+    assert "| title of lookup-1000 | 30.0" in report.to_markdown(sample)
+
+
+def test_a_terminal_shows_brackets_as_they_are(sample: Report) -> None:
+    sample.figures = [
+        _figure("symphony", "protection", 1.01, against="Symphony without"),
+        _figure("symphony", "small", 1.1),
+    ]
+    for figure in sample.figures:
+        figure.title = "with [protection]"
+    console = Console(width=200, file=io.StringIO())
+    report.to_terminal(sample, console)
+    assert console.file.getvalue().count("with [protection]") == 2  # type: ignore[attr-defined]
+
+
 def test_json_comes_back_as_it_was(sample: Report) -> None:
     assert msgspec.json.decode(report.to_json(sample), type=Report) == sample
 
@@ -111,6 +150,34 @@ def test_symphonys_configuration_is_valid(service: Service, passthrough: bool) -
     assert config.listeners[0].port == 45678
     assert config.routes[0].terminate_tls is not passthrough
     assert (config.routes[0].cert is None) is passthrough
+
+
+@pytest.mark.parametrize(
+    ("peer", "wanted"),
+    [
+        (Symphony(), 'source_address_header = "proxy_protocol_v2"'),
+        (Nginx(), "proxy_protocol on;"),
+        (Haproxy(), "send-proxy-v2"),
+        (Hitch(), "write-proxy-v2 = on"),
+        (Stunnel(), "protocol = proxy"),
+        (Original(), '"sourceAddressHeader": "proxyProtocolV2"'),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_every_peer_can_send_a_proxy_header(service: Service, peer: Peer, wanted: str) -> None:
+    assert wanted not in peer.config(service)
+    assert wanted in peer.config(replace(service, proxy_header=True))
+
+
+def test_protection_has_long_valid_lists_that_match_nobody(service: Service) -> None:
+    config = msgspec.convert(tomllib.loads(Protected().config(service)), Config)
+    protection = config.listeners[0].protection
+    networks, problems = parse_list(Path(protection.blocklist[0].removeprefix("@")).read_text())
+    assert (len(set(networks)), problems) == (NETWORKS, [])
+    assert not CidrSet(networks).contains("127.0.0.1")
+    assert len({check_ja3(entry) for entry in protection.ja3_blocklist}) == FINGERPRINTS
+    assert len({check_ja4(entry) for entry in protection.ja4_blocklist}) == FINGERPRINTS
+    assert protection.require_sni
 
 
 def test_many_routes_are_valid_and_one_moves(service: Service) -> None:

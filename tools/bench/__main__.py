@@ -135,7 +135,7 @@ def main(
     axes = catalogue.all_axes()
     if list_axes:
         for axis in axes:
-            console.print(f"{axis.key:22}{axis.title}", highlight=False)
+            console.print(escape(f"{axis.key:22}{axis.title}"), highlight=False)
         return
     if install_peers:
         for line in peers.install(peers.all_peers()):

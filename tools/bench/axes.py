@@ -46,7 +46,10 @@ class Bench:
         """Return the service to be proxied; `upstream` names a socket of the backend."""
         path: Path = getattr(self.backend, upstream)
         pair = self.space.rsa if algorithm == "rsa" else self.space.ecdsa
-        return Service(self.space.directory, 0, path, pair, upstream == "tls", connections=connections)
+        return Service(
+            self.space.directory, 0, path, pair, upstream == "tls", connections=connections,
+            proxy_header=upstream == "proxied",
+        )  # fmt: skip
 
     def both(self, peer: Peer) -> list[Peer]:
         """The two of a pair, or the peer alone when it is the reference itself, or there is none."""
@@ -63,6 +66,7 @@ class Axis:
     key: str
     title: str
     passthrough = False
+    needs_nginx = False
     only_symphony = False
 
     def steps(self, bench: Bench) -> int:
@@ -106,8 +110,9 @@ class CpuAxis(Axis):
     limit: float | None = None
 
     def __post_init__(self) -> None:
-        """Passthrough is told by the backend that is used."""
+        """Passthrough, and the need of nginx, are told by the backend that is used."""
         self.passthrough = self.upstream == "tls"
+        self.needs_nginx = self.upstream in ("tls", "proxied")
 
     def run(self, bench: Bench, peer: Peer) -> list[Figure]:
         """Run the pairs."""
@@ -143,8 +148,9 @@ class MemoryAxis(Axis):
     limit_kb: float | None = None
 
     def __post_init__(self) -> None:
-        """Passthrough is told by the backend that is used."""
+        """Passthrough, and the need of nginx, are told by the backend that is used."""
         self.passthrough = self.upstream == "tls"
+        self.needs_nginx = self.upstream in ("tls", "proxied")
 
     def run(self, bench: Bench, peer: Peer) -> list[Figure]:
         """Run the pairs."""
@@ -164,6 +170,44 @@ class MemoryAxis(Axis):
 
 def _slope_kb(side: SideResult) -> float:
     return slope([(level.idle, level.private_bytes / 1024) for level in side.levels])
+
+
+@dataclass
+class Against(Axis):
+    """Symphony with something against Symphony without it, at the same time: what that costs an operation."""
+
+    key: str
+    title: str
+    job: Job
+    variant: Callable[[], Symphony]
+    plain: Callable[[], Symphony]
+    against: str
+    limit: float | None = None
+    upstream: str = "plain"
+    only_symphony = True
+
+    def __post_init__(self) -> None:
+        """The variant may have another backend."""
+        self.needs_nginx = self.upstream == "proxied"
+
+    def run(self, bench: Bench, peer: Peer) -> list[Figure]:
+        """Run the pairs."""
+        both = [self.variant(), self.plain()]
+        both[0].name, both[1].name = f"{peer.name}-{self.key}", f"{peer.name}-without"
+        job = replace_job(self.job, operations=bench.operations(self.job.operations))
+        services = {both[0].name: bench.service(upstream=self.upstream)}
+        own, others, ratios = [], [], []
+        for index in range(bench.pairs):
+            sides = run_pair(order(index, both), bench.service(), job, bench.cores, services=services)
+            own.append(cpu_per_operation_us(sides[both[0].name]))
+            others.append(cpu_per_operation_us(sides[both[1].name]))
+            ratios.append(cpu_ratio(sides[both[0].name], sides[both[1].name]))
+            bench.step()
+        target = Target("ratio", self.limit) if self.limit else None
+        figure = fill(self.figure(peer, CPU, "µs", target), own, others)
+        figure.ratio = spread(ratios)
+        figure.against = self.against
+        return [figure]
 
 
 class IdleGrowth(Axis):

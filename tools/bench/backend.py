@@ -1,4 +1,4 @@
-"""What stands behind the proxies: nginx on Unix sockets (plain and TLS), and a sink that checks uploads."""
+"""What stands behind the proxies: nginx on Unix sockets (plain, TLS, with PROXY headers), and a sink for uploads."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ http {{
     server {{
         listen unix:{directory}/http.sock backlog=4096;
         listen unix:{directory}/https.sock ssl backlog=4096;
+        listen unix:{directory}/proxied.sock proxy_protocol backlog=4096;
         ssl_certificate {pair.chain};
         ssl_certificate_key {pair.key};
         ssl_protocols TLSv1.2 TLSv1.3;
@@ -51,14 +52,15 @@ http {{
 
 
 class Backend:
-    """The running backend. `.plain`, `.tls` and `.sink` are the paths of its Unix sockets."""
+    """The running backend. `.plain`, `.tls`, `.proxied` and `.sink` are the paths of its Unix sockets."""
 
     def __init__(self, directory: Path, pair: certs.KeyPair, core: set[int] | None) -> None:
-        """Start it on the given cores; StartFailed when it does not come up. Without nginx there is no `.tls`."""
+        """Start it on the given cores. StartFailed when it does not come up. Only nginx has `.tls` and `.proxied`."""
         self.has_nginx = shutil.which("nginx") is not None
         self.sink = directory / "sink.sock"
         self.plain = directory / "http.sock" if self.has_nginx else self.sink
         self.tls = directory / "https.sock"
+        self.proxied = directory / "proxied.sock"
         self._programs: list[Program] = []
         try:
             command = [sys.executable, "-m", "tools.bench.sink", str(self.sink)]
@@ -70,7 +72,7 @@ class Backend:
                 config = directory / "nginx.conf"
                 config.write_text(nginx_config(directory, pair, raise_descriptor_limit()))
                 command = ["nginx", "-c", str(config), "-e", str(directory / "nginx-error.log")]
-                sockets = [self.plain, self.tls]
+                sockets = [self.plain, self.tls, self.proxied]
                 self._programs.append(start_backend("backend nginx", command, directory, core, sockets))
         except BaseException:
             self.stop()

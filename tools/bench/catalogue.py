@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from tools.bench.axes import Acceptors, AcceptRate, Axis, CpuAxis, IdleGrowth, Latency, MemoryAxis, Ready
-from tools.bench.job import Job
-from tools.bench.reload import Lookup, Reload
-
-LEFT_OUT = (
-    "with and without `[protection]`, and PROXY v2 to the upstream: not in the product yet, so not measured",
+from tools.bench.axes import (
+    Acceptors,
+    AcceptRate,
+    Against,
+    Axis,
+    CpuAxis,
+    IdleGrowth,
+    Latency,
+    MemoryAxis,
+    Ready,
 )
+from tools.bench.job import Job
+from tools.bench.peers import Symphony
+from tools.bench.protected import Protected
+from tools.bench.reload import ManyRoutes, Reload
 
 
 class UnknownAxis(ValueError):
@@ -61,13 +70,54 @@ def all_axes() -> list[Axis]:
             "pass-small", "passthrough: small request, 25 connections", _small(25), upstream="tls", limit=1.2
         ),
         CpuAxis("pass-bulk", "passthrough: 1 MiB down", _bulk("down"), upstream="tls", limit=0.72),
+        CpuAxis(
+            "proxy-header",
+            f"{full}, with a PROXY header to the upstream",
+            _handshake("1.3"),
+            upstream="proxied",
+        ),
+        Against(
+            "proxy-header-cost",
+            f"{full}: with a PROXY header (version 2) to the upstream against without",
+            _handshake("1.3"),
+            Symphony,
+            Symphony,
+            "Symphony without",
+            upstream="proxied",
+        ),
+        *(
+            Against(
+                f"protection-{name}",
+                f"{title}: with [protection] against without",
+                job,
+                Protected,
+                Symphony,
+                "Symphony without",
+                limit,
+            )
+            for name, title, job, limit in (
+                ("handshake", full, _handshake("1.3"), 1.05),
+                ("small", "small request, 25 kept connections", _small(25), None),
+            )
+        ),
         MemoryAxis("memory", "idle connection, terminated", limit_kb=22),
         MemoryAxis("memory-pass", "idle connection, passthrough", upstream="tls", limit_kb=4),
         IdleGrowth(),
         AcceptRate(),
         Latency(),
         Acceptors(),
-        Lookup(),
+        *(
+            Against(
+                f"lookup-{routes}",
+                f"{full}: {routes:,} routes against 10",
+                _handshake("1.3"),
+                partial(ManyRoutes, routes),
+                partial(ManyRoutes, 10),
+                "Symphony with 10 routes",
+                limit=1.03,
+            )
+            for routes in (1_000, 100_000)
+        ),
         Reload(),
         Ready(),
     ]

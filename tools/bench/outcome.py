@@ -15,7 +15,10 @@ class Target(Struct, frozen=True):
 
 
 class Figure(Struct, kw_only=True):
-    """One figure of one proxy on one axis; with a `failure` there is no number."""
+    """One figure of one proxy on one axis; with a `failure` there is no number.
+
+    The reference is the report's, or, when `against` names one, another Symphony beside the first.
+    """
 
     axis: str
     title: str
@@ -28,6 +31,7 @@ class Figure(Struct, kw_only=True):
     target: Target | None = None
     failure: str = ""
     note: str = ""
+    against: str = ""
 
     @property
     def met(self) -> bool | None:

@@ -84,18 +84,23 @@ def check(result: Result) -> None:
 
 
 def run_pair(
-    peers: Sequence[Peer], service: Service, job: Job, cores: Cores, idle: dict[str, list[int]] | None = None
+    peers: Sequence[Peer],
+    service: Service,
+    job: Job,
+    cores: Cores,
+    idle: dict[str, list[int]] | None = None,
+    services: dict[str, Service] | None = None,
 ) -> dict[str, SideResult]:
     """Start these proxies in this order, put `job` on all of them at once, stop them; figures by name.
 
-    `idle` gives some of them, by name, other numbers of idle connections than the job has.
+    `idle` gives some of them, by name, other numbers of idle connections than the job has, `services` another service.
 
     RunError also when a process of a proxy came or went meanwhile: its CPU would be missing.
     """
     with contextlib.ExitStack() as stack:
         proxies: list[Running] = []
         for peer in peers:
-            here = replace(service, port=free_port())
+            here = replace((services or {}).get(peer.name, service), port=free_port())
             proxies.append(stack.enter_context(running(peer, here, cores.proxies)))
         return measure_running(proxies, job, cores.load, idle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,7 +25,10 @@ _STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 @dataclass(frozen=True)
 class Service:
-    """What a proxy has to do: one TLS port for one upstream on a Unix socket."""
+    """What a proxy has to do: one TLS port for one upstream on a Unix socket.
+
+    With `proxy_header` the upstream expects a PROXY header, in the newest version that the proxy can send.
+    """
 
     directory: Path
     port: int
@@ -33,6 +37,7 @@ class Service:
     passthrough: bool = False
     workers: int = 1
     connections: int = 4096
+    proxy_header: bool = False
 
 
 class Peer:
@@ -106,6 +111,10 @@ class Symphony(Peer):
         """TOML."""
         return "symphony.toml"
 
+    def listener_lines(self, service: Service) -> str:
+        """Return what else the listener is to have; for variants."""
+        return ""
+
     def config(self, service: Service) -> str:
         """Defaults, but for the idle time: the other programs' is made as long."""
         certificate = f"""
@@ -118,10 +127,11 @@ drain_timeout_ms = 200
 host = "127.0.0.1"
 port = {service.port}
 idle_timeout_ms = {_IDLE_S * 1000}
-
+{self.listener_lines(service)}
 [[routes]]
 sni = "{SERVER_NAME}"
 terminate_tls = {str(not service.passthrough).lower()}
+{'source_address_header = "proxy_protocol_v2"' if service.proxy_header else ""}
 upstreams = [{{ kind = "uds", path = {json.dumps(str(service.upstream))} }}]{"" if service.passthrough else certificate}
 """
 
@@ -150,7 +160,10 @@ class Nginx(Peer):
         return output_of(["nginx", "-v"], r"nginx/(\S+)")
 
     def config(self, service: Service) -> str:
-        """A stream server; for passthrough it reads the name from the ClientHello, as the others do."""
+        """A stream server; for passthrough it reads the name from the ClientHello, as the others do.
+
+        It sends PROXY headers of version 1 only.
+        """
         directory = service.directory
         load = f"load_module {_STREAM_MODULE};" if _STREAM_MODULE.exists() else ""
         tls = (
@@ -180,6 +193,7 @@ stream {{
     server {{
         {listen}{reuseport} backlog=4096;
         proxy_timeout {_IDLE_S}s;
+        proxy_protocol {"on" if service.proxy_header else "off"};
         {tls}
     }}
 }}
@@ -222,7 +236,7 @@ defaults
 frontend public
     {bind}
 backend service
-    server upstream unix@{service.upstream}
+    server upstream unix@{service.upstream}{" send-proxy-v2" if service.proxy_header else ""}
 """
 
     def command(self, config: Path, service: Service) -> list[str]:
@@ -256,6 +270,7 @@ daemon = off
 quiet = on
 syslog = off
 ocsp-verify-staple = off
+write-proxy-v2 = {"on" if service.proxy_header else "off"}
 {'user = "root"' if os.geteuid() == 0 else ""}
 """
 
@@ -284,7 +299,7 @@ class Stunnel(Peer):
         return output_of([self._program, "-version"], r"stunnel (\S+) on")
 
     def config(self, service: Service) -> str:
-        """One service, errors only."""
+        """One service, errors only. It sends PROXY headers of version 1 only."""
         return f"""foreground = yes
 pid =
 debug = err
@@ -295,6 +310,7 @@ connect = {service.upstream}
 cert = {service.pair.both}
 sslVersionMin = TLSv1.2
 TIMEOUTidle = {_IDLE_S}
+{"protocol = proxy" if service.proxy_header else ""}
 """
 
     def command(self, config: Path, service: Service) -> list[str]:
@@ -314,6 +330,8 @@ class Original(Peer):
         """Return why it cannot be measured here, or None."""
         if shutil.which("node") is None:
             return "node is not installed"
+        if platform.machine() != "x86_64":
+            return f"{ORIGINAL_PACKAGE} is for x86-64"
         return None if self._module().exists() else f"{ORIGINAL_PACKAGE} is not installed (--install-peers)"
 
     def version(self) -> str:
@@ -325,12 +343,12 @@ class Original(Peer):
         return "original.cjs"
 
     def config(self, service: Service) -> str:
-        """The native module's own types; no PROXY header, because the others send none."""
+        """The native module's own types. Its default is to send a PROXY header, which the others do not."""
         route: dict[str, object] = {
             "sni": SERVER_NAME,
             "upstreams": [{"kind": "uds", "path": str(service.upstream)}],
             "terminateTls": not service.passthrough,
-            "sourceAddressHeader": "none",
+            "sourceAddressHeader": "proxyProtocolV2" if service.proxy_header else "none",
         }
         if not service.passthrough:
             chain, key = service.pair.chain.read_text(), service.pair.key.read_text()
@@ -370,7 +388,7 @@ def install(peers: list[Peer], say: object = print) -> list[str]:
             if subprocess.run(command, timeout=600, check=False).returncode:  # noqa: S603
                 failed.append(f"{' '.join(command)} failed")
     if any(isinstance(peer, Original) and peer.missing() for peer in peers):
-        if shutil.which("npm") is None:
+        if shutil.which("npm") is None or shutil.which("node") is None:
             failed.append("node and npm are needed for the original")
         else:
             CACHE.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def _by_title(figures: Sequence[Figure]) -> tuple[list[str], dict[str, list[Spre
 
 def ratios(report: Report, path: Path) -> bool:
     """Draw CPU per operation of every proxy as a ratio to the reference; False when there is nothing to draw."""
-    figures = [f for f in report.figures if f.metric == CPU and f.ratio is not None and not f.note]
+    figures = [f for f in report.figures if f.metric == CPU and f.ratio is not None and not f.against]
     if not figures:
         return False
     titles, rows = _by_title(figures)

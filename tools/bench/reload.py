@@ -18,7 +18,7 @@ from tools.bench.content import SERVER_NAME
 from tools.bench.figures import spread
 from tools.bench.job import Job, SideJob, SideResult
 from tools.bench.outcome import Figure, Target
-from tools.bench.pair import RunError, cpu_per_operation_us, cpu_ratio, measure, order, run_pair
+from tools.bench.pair import RunError, measure
 from tools.bench.peers import Peer, Service, Symphony
 from tools.bench.ports import free_port
 from tools.bench.running import Running, running
@@ -77,31 +77,6 @@ class ManyRoutes(Symphony):
                 "routes": routes,
             }
         )
-
-
-class Lookup(Axis):
-    """A connection with 100,000 routes against one with 10, at the same time."""
-
-    key = "lookup"
-    title = "connect, full handshake, one request: 100,000 routes to 10 routes"
-    only_symphony = True
-
-    def run(self, bench: Bench, peer: Peer) -> list[Figure]:
-        """Run the pairs: Symphony against itself."""
-        many, few = ManyRoutes(_ROUTES[-1]), ManyRoutes(_ROUTES[0])
-        operations = bench.operations(1000)
-        job = Job(kind="fresh", sides=[], connections=10, warmup=100, operations=operations)
-        own, others, ratios = [], [], []
-        for index in range(bench.pairs):
-            sides = run_pair(order(index, [many, few]), bench.service(), job, bench.cores)
-            own.append(cpu_per_operation_us(sides[many.name]))
-            others.append(cpu_per_operation_us(sides[few.name]))
-            ratios.append(cpu_ratio(sides[many.name], sides[few.name]))
-            bench.step()
-        figure = fill(self.figure(peer, "CPU per operation", "µs", Target("ratio", 1.03)), own, others)
-        figure.ratio = spread(ratios)
-        figure.note = "ratio is to Symphony with 10 routes"
-        return [figure]
 
 
 class Reload(Axis):

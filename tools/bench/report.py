@@ -71,7 +71,7 @@ def _nothing_short(report: Report) -> str:
 
 
 def _is_cpu(figure: Figure) -> bool:
-    return figure.metric == CPU and not figure.note
+    return figure.metric == CPU and not figure.against
 
 
 def _by_axis(figures: Iterable[Figure]) -> dict[str, dict[str, Figure]]:
@@ -101,12 +101,29 @@ def ratio_table(report: Report) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def against_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of what something costs Symphony: with it, without it, at the same time."""
+    rows = [
+        [
+            figure.title,
+            value_cell(figure),
+            value_cell(msgspec.structs.replace(figure, value=figure.reference)),
+            figure.against,
+            figure.ratio.text() if figure.ratio else "-",
+            target_cell(figure),
+        ]
+        for figure in report.figures
+        if figure.against
+    ]
+    return ["operation", "symphony with it", "without", "which is", "ratio", "target"], rows
+
+
 def value_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of all other figures: a figure per row, a proxy per column, the reference last.
 
     The reference was measured beside every proxy; shown is what it had beside Symphony, or else beside the first.
     """
-    figures = [figure for figure in report.figures if not _is_cpu(figure)]
+    figures = [figure for figure in report.figures if not _is_cpu(figure) and not figure.against]
     names = list(dict.fromkeys(figure.peer for figure in figures))
     grouped: dict[tuple[str, str], dict[str, Figure]] = {}
     for figure in figures:
@@ -134,6 +151,7 @@ def to_terminal(report: Report, console: Console) -> None:
     """Print the tables, what falls short, and what was left out."""
     for title, (head, rows) in (
         (f"CPU per operation, ratio to {report.reference or 'nothing'}", ratio_table(report)),
+        ("What something costs Symphony", against_table(report)),
         ("Other figures", value_table(report)),
     ):
         if not rows:
@@ -150,7 +168,8 @@ def to_terminal(report: Report, console: Console) -> None:
         console.print(f"[yellow]note:[/yellow] {escape(line)}", highlight=False)
 
 
-def _coloured(cell: str) -> str:
+def _coloured(text: str) -> str:
+    cell = escape(text)
     if cell.endswith(": met"):
         return f"[green]{cell}[/green]"
     return f"[red]{cell}[/red]" if cell.endswith("MISSED") or cell == "failed" else cell
@@ -177,7 +196,11 @@ def to_markdown(report: Report, images: Sequence[str] = ()) -> str:
         _METHOD.format(reference=report.reference or "the reference"),
         "",
     ]
-    for section, (head, rows) in (("", ratio_table(report)), ("## Other figures", value_table(report))):
+    for section, (head, rows) in (
+        ("", ratio_table(report)),
+        ("## What something costs Symphony", against_table(report)),
+        ("## Other figures", value_table(report)),
+    ):
         if rows:
             lines += [section, ""] if section else []
             lines += [table(head, rows), ""]

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tools.bench import catalogue, machine, peers
+from tools.bench import machine, peers
 from tools.bench.axes import Axis, Bench
 from tools.bench.cpu import ProcessGone
 from tools.bench.outcome import Figure, Report
@@ -75,8 +75,8 @@ def run_axes(
     """Measure every proxy on every axis. A failure ends that proxy's axis, is reported there, and nothing else."""
     figures = []
     for axis in chosen:
-        if axis.passthrough and not bench.backend.has_nginx:
-            figures.append(axis.refusal(wanted[0], "needs nginx as a TLS backend"))
+        if axis.needs_nginx and not bench.backend.has_nginx:
+            figures.append(axis.refusal(wanted[0], "needs nginx as a backend"))
             continue
         for peer in wanted:
             if not takes_part(axis, peer):
@@ -101,7 +101,7 @@ def measure(chosen: list[Axis], field: Field, pairs: int, scale: float, console:
     """Start the backend, run the axes, stop everything. Raises StartFailed when there is no backend."""
     where, warning = machine.divide(os.sched_getaffinity(0))
     reference = field.reference
-    warnings = [*([warning] if warning else []), *catalogue.LEFT_OUT]
+    warnings = [warning] if warning else []
     if reference is None:
         warnings.append("nothing to compare with: no nginx, HAProxy or hitch here, so there are no ratios")
     elif reference.name != REFERENCES[0]:
