@@ -151,12 +151,12 @@ async def test_wheel_rests_when_it_is_empty_and_starts_again(wheel: Wheel) -> No
 
 async def test_many_entries_cost_little(wheel: Wheel) -> None:
     entries = [Entry() for _ in range(30_000)]
-    began = time.monotonic()
+    began = time.process_time()
     for at, entry in enumerate(entries):
         wheel.schedule(entry, 10 + at % 600)
     for entry in entries:
         wheel.schedule(entry, 20)
     for entry in entries:
         wheel.cancel(entry)
-    assert time.monotonic() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert len(wheel) == 0
