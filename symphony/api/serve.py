@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -83,7 +82,6 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
     configure_logging(launch.log_format, launch.log_level, sink)
     name_process(SUPERVISOR)
     setproctitle.setproctitle(f"symphony: {SUPERVISOR}")
-    _raise_descriptor_limit()
     if launch.demo:
         runtime_dir, lock = _take_demo_dir(launch)
         demo = call_in_child(partial(write_demo, runtime_dir))
@@ -110,15 +108,6 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
         if demo is not None:
             shutil.rmtree(demo.directory)
         lock.release()
-
-
-def _raise_descriptor_limit() -> None:
-    """Let the children open as many descriptors as the hard limit allows.
-
-    A connection takes two, and the usual soft limit of 1,024 is there for programs that use select(2).
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _take_dir(runtime_dir: str) -> RuntimeLock:

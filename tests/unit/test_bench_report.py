@@ -178,6 +178,11 @@ def test_protection_has_long_valid_lists_that_match_nobody(service: Service) -> 
     assert len({check_ja3(entry) for entry in protection.ja3_blocklist}) == FINGERPRINTS
     assert len({check_ja4(entry) for entry in protection.ja4_blocklist}) == FINGERPRINTS
     assert protection.require_sni
+    assert protection.rate_limit is not None
+    rates = (
+        msgspec.convert(tomllib.loads(Protected(["rates"]).config(service)), Config).listeners[0].protection
+    )
+    assert (rates.blocklist, rates.ja3_blocklist, rates.rate_limit) == ((), (), protection.rate_limit)
 
 
 def test_many_routes_are_valid_and_one_moves(service: Service) -> None:

@@ -18,7 +18,7 @@ from tools.bench.axes import (
 )
 from tools.bench.job import Job
 from tools.bench.peers import Symphony
-from tools.bench.protected import Protected
+from tools.bench.protected import PARTS, Protected
 from tools.bench.reload import ManyRoutes, Reload
 
 
@@ -85,20 +85,33 @@ def all_axes() -> list[Axis]:
             "Symphony without",
             upstream="proxied",
         ),
+        Against(
+            "protection-handshake",
+            f"{full}: with [protection] against without",
+            _handshake("1.3"),
+            Protected,
+            Symphony,
+            "Symphony without",
+            limit=1.05,
+        ),
         *(
             Against(
-                f"protection-{name}",
-                f"{title}: with [protection] against without",
-                job,
-                Protected,
+                f"protection-{part}",
+                f"{full}: with only the {part} of [protection] against without",
+                _handshake("1.3"),
+                partial(Protected, [part]),
                 Symphony,
                 "Symphony without",
-                limit,
             )
-            for name, title, job, limit in (
-                ("handshake", full, _handshake("1.3"), 1.05),
-                ("small", "small request, 25 kept connections", _small(25), None),
-            )
+            for part in PARTS
+        ),
+        Against(
+            "protection-small",
+            "small request, 25 kept connections: with [protection] against without",
+            _small(25),
+            Protected,
+            Symphony,
+            "Symphony without",
         ),
         MemoryAxis("memory", "idle connection, terminated", limit_kb=22),
         MemoryAxis("memory-pass", "idle connection, passthrough", upstream="tls", limit_kb=4),
