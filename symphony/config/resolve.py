@@ -28,6 +28,7 @@ from symphony.config.credentials import Credentials
 from symphony.config.model import Config, Listener, Route, Upstream
 from symphony.config.networks import NetworkLists
 from symphony.config.numbering import number_snapshot
+from symphony.config.original import is_original, translate
 from symphony.config.problem import ConfigError, Problem, Severity, SharedWarnings
 from symphony.config.protection import resolve_protection
 from symphony.config.schema import convert, convert_or_none
@@ -87,8 +88,20 @@ def load(path: str, *, overrides: Mapping[str, object] | None = None, now: datet
         document = read_document(path, sightings)
     except ConfigError as error:
         return Loaded(path, None, None, (), (), tuple(error.problems), sightings.files)
-    content = {**document.content, **(overrides or {})}
+    content = document.content
+    foreign: list[Problem] = []
+    if is_original(content):
+        content, foreign = translate(content)
+    content = {**content, **(overrides or {})}
     loaded = _Resolver(document, content, now or datetime.now(UTC), sightings).run()
+    if foreign:
+        usable = all(problem.severity is Severity.WARNING for problem in foreign)
+        loaded = msgspec.structs.replace(
+            loaded,
+            config=loaded.config if usable else None,
+            snapshot=loaded.snapshot if usable else None,
+            problems=(*foreign, *loaded.problems),
+        )
     watch = content.get("watch", True)
     return msgspec.structs.replace(
         loaded, seen=sightings.files, watch=watch if isinstance(watch, bool) else None
