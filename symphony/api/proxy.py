@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from symphony.api.actor_watch import ActorChanged, ActorWatch
+from symphony.api.blocked import BlockedReport, list_blocked
 from symphony.api.document import ConfigLike, as_table, make_document, plain
 from symphony.api.events import QUEUE_LIMIT, EventFeed
 from symphony.api.held import UNKNOWN, list_held, resolve_held
@@ -234,6 +235,10 @@ class SymphonyProxy:
     async def suspended(self) -> tuple[Suspended, ...]:
         """The connections that are held now."""
         return (await list_held(self.runtime_dir)).held
+
+    async def blocked_ips(self, limit: int = 10_000) -> BlockedReport:
+        """Who would be refused now, at most `limit` of them, and what the configuration lists."""
+        return await list_blocked(self.runtime_dir, limit)
 
     # Deciding
 
