@@ -216,12 +216,14 @@ def test_nginx_http(symphony: SymphonyProcess, name: str, host: str) -> None:
             assert get(client, path, close=False) == f"{endpoints(client)} {path}"
 
 
+# Its stream module took no header above 107 bytes before 1.23.2, and ours of version 2 is longer.
+_STREAM_TAKES_V2 = ["stream2", "pass2"] if shutil.which("nginx") and nginx_version() >= (1, 23, 2) else []
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-@pytest.mark.parametrize("name", ["stream1", "stream2", "pass1", "pass2"])
+@pytest.mark.parametrize("name", ["stream1", "pass1", *_STREAM_TAKES_V2])
 def test_nginx_stream(symphony: SymphonyProcess, name: str, host: str) -> None:
     """Those that pass through are decrypted by nginx, behind the header; the client sees nginx's certificate."""
-    if name.endswith("2") and nginx_version() < (1, 23, 2):
-        pytest.skip("nginx's stream module took no header above 107 bytes before 1.23.2")
     with open_tls(symphony, name, host) as client:
         assert everything(client).decode() == endpoints(client)
 
