@@ -76,8 +76,14 @@ class ChallengeRelay:
     )
 
     def __init__(
-        self, state: ServingState, client: Client, challenge: Challenge, idle_limit_s: float
+        self,
+        state: ServingState,
+        client: Client,
+        challenge: Challenge,
+        route: PlannedRoute | None,
+        idle_limit_s: float,
     ) -> None:
+        """`route` is the one that the challenge is for, None where there is none."""
         self._state = state
         self._client = client
         self._challenge = challenge
@@ -90,13 +96,12 @@ class ChallengeRelay:
         self._unsent = b""
         self._bytes_up = self._bytes_down = 0
         self._over = False
-        self.route: PlannedRoute | None = None
+        self.route = route
         self.timer_tick = 0
 
     def start(self) -> None:
         """Begin; everything may be over before this returns."""
-        state = self._state
-        route = self.route = state.plan.table.lookup(self._challenge.name)
+        state, route = self._state, self.route
         if route is None:
             self._fail(Reason.UNKNOWN_HOST)
             return

@@ -20,9 +20,11 @@ import socket
 from collections.abc import Collection
 from enum import Enum
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 
 from symphony.connection import admission, identity
+from symphony.connection.access_log import Entry
 from symphony.connection.admission import Admission
 from symphony.connection.challenge import ChallengeRelay
 from symphony.connection.proxy_entry import Entered, ProxyEntry
@@ -32,6 +34,7 @@ from symphony.observe.counters import BLOCKED_SLOT
 from symphony.observe.reasons import Reason
 from symphony.relay.direction import LINGER_S
 from symphony.relay.sockets import reset_on_close, shut_writing
+from symphony.routing.plan import PlannedRoute
 from symphony.tls.client_hello import ClientHello
 from symphony.tls.fingerprint import Fingerprints
 
@@ -60,7 +63,9 @@ class HttpConnection:
         "_client",
         "_closing",
         "_destination",
+        "_detail",
         "_ended",
+        "_entry",
         "_fd",
         "_front",
         "_head_timed",
@@ -69,11 +74,12 @@ class HttpConnection:
         "_passed",
         "_phase",
         "_proxy",
+        "_reason",
         "_relay",
+        "_route",
         "_seat",
         "_sent",
         "_state",
-        "_told",
         "_unsent",
         "admission",
         "fingerprints",
@@ -99,7 +105,10 @@ class HttpConnection:
         self._closing = False  # nothing is sent behind what is unsent
         self._passed = False  # part of an upstream's answer was sent
         self._ended = False  # the client has ended its direction
-        self._told = False  # the reason of a failure is counted
+        self._reason: Reason | None = None  # why it failed first, counted by now
+        self._detail = ""
+        self._route: PlannedRoute | None = None  # that of a challenge
+        self._entry: Entry | None = None
         self._proxy: Any = None
         self._destination: tuple[str, int] | None = None
         self.peer = peer
@@ -119,6 +128,8 @@ class HttpConnection:
         """Begin; everything may be over before this returns."""
         state, seat = self._state, self._seat
         state.ledger.opened(self, seat.slot)
+        if state.access_log.rate:
+            self._entry = state.access_log.open_entry(monotonic())
         if seat.max_connections and state.is_full(seat):
             self._fail(Reason.MAX_CONNECTIONS)
             return
@@ -279,7 +290,8 @@ class HttpConnection:
         self.server_name = challenge.name
         state.host.remove_reader(self._fd)
         state.host.wheel.cancel(self)
-        self._relay = ChallengeRelay(state, self, challenge, self._seat.silence.limit_s)
+        self._route = state.plan.table.lookup(challenge.name)
+        self._relay = ChallengeRelay(state, self, challenge, self._route, self._seat.silence.limit_s)
         self._relay.start()
 
     def proxy_header(self, kind: str) -> bytes:
@@ -380,6 +392,10 @@ class HttpConnection:
         if reason is not None:
             self._tell(reason, detail)
         state = self._state
+        if self._entry is not None:
+            more = {"detail": self._detail} if self._detail else {}
+            moved = {"bytes_up": self._bytes_up, "bytes_down": self._sent}
+            state.access_log.write(self, self._entry, monotonic(), self._reason, **moved, **more)
         state.host.wheel.cancel(self)
         state.host.forget(self._fd)
         self._drop_relay()
@@ -392,16 +408,14 @@ class HttpConnection:
 
     def _tell(self, reason: Reason, detail: str) -> None:
         """Count and log why this connection failed, the first time that it does."""
-        if self._told:
+        if self._reason is not None:
             return
-        self._told = True
+        self._reason, self._detail = reason, detail
         state, seat = self._state, self._seat
         if state.events.wanted and reason in BLOCKED_SLOT:
             state.blocks.tell(reason, seat.id, self.peer[0], self.server_name, ("", ""))
-        if detail:
-            state.ledger.failed(reason, self, seat.slot, detail=detail)
-        else:
-            state.ledger.failed(reason, self, seat.slot)
+        more = {"detail": detail} if detail else {}
+        state.ledger.failed(reason, self, seat.slot, told=self._entry is not None, **more)
 
     def facts(self) -> dict[str, object]:
         """What a log line says of this connection. Only called for connections that fail."""
@@ -414,6 +428,6 @@ class HttpConnection:
             facts["proxy"] = f"{self._proxy[0]} {self._proxy[1]}"
         if self.server_name is not None:
             facts["host"] = self.server_name.decode("ascii")
-        if self._relay is not None and self._relay.route is not None:
-            facts["route"] = self._relay.route.name
+        if self._route is not None:
+            facts["route"] = self._route.name
         return facts

@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h11
 import msgspec
@@ -34,7 +34,7 @@ from tests.support.proxy_headers import addresses, receive_header
 from tests.support.services import Service
 from tests.support.site import ended_by_reset
 from tests.support.sources import connect_from, is_turned_away
-from tests.support.symphony_process import run_symphony, running_symphony
+from tests.support.symphony_process import SymphonyProcess, run_symphony, running_symphony
 from tests.support.tls_client import client_context, connect
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -719,6 +719,7 @@ def test_beside_tls_in_one_tree() -> None:
     made = make_certificate(["app.test"])
     config = """
         workers = 2
+        access_log = {{}}
         [[listeners]]
         host = "127.0.0.1"
         port = 0
@@ -756,3 +757,20 @@ def test_beside_tls_in_one_tree() -> None:
                 assert curl(*resolve, *trust, "-L", f"http://app.test:{plain}{path}") == "app"
             status = symphony.wait_for(lambda status: status.listeners[1].active == 0)
             assert "no_certificate" not in status.connections.errors
+            with connect(plain) as sock:
+                sock.sendall(head("nobody.test", CHALLENGE))
+                assert read_one(sock).status == 404
+            wait_until(lambda: find_line(symphony, "nobody.test") is not None, "its line is written")
+            refused, answered = find_line(symphony, "nobody.test"), find_line(symphony, "app.test")
+            assert refused is not None and answered is not None
+            assert (refused["reason"], answered["reason"]) == ("unknown_host", "")
+            assert (answered["route"], answered["listener"]) == ("app.test", status.listeners[1].id)
+            assert answered["bytes_up"] > 0 and answered["bytes_down"] > 0 and answered["duration_ms"] > 0
+            assert symphony.logged("connection_failed") == []
+
+
+def find_line(symphony: SymphonyProcess, host: str) -> dict[str, Any] | None:
+    """The access log's line of a challenge for `host`."""
+    found = [line for line in symphony.logged("connection") if line.get("host") == host]
+    assert len(found) <= 1
+    return found[0] if found else None
