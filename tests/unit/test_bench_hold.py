@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from tools.bench import capacity, hold, hold_report, kernel
+from tools.bench import capacity, hold, hold_report, holders, kernel
 from tools.bench.capacity import Costs
 from tools.bench.figures import spread
 from tools.bench.holder import client_hello
@@ -109,12 +109,12 @@ def test_levels_begin_with_a_few_and_end_with_all() -> None:
 
 
 def test_connections_are_shared_out_to_the_last_one() -> None:
-    assert hold.share(10, 3) == [3, 3, 4]
-    assert sum(hold.share(99_999, 7)) == 99_999
+    assert holders.share(10, 3) == [3, 3, 4]
+    assert sum(holders.share(99_999, 7)) == 99_999
 
 
 def test_every_client_process_has_addresses_of_its_own() -> None:
-    addresses = [hold.source(number) for number in range(600)]
+    addresses = [holders.source(number) for number in range(600)]
     assert addresses[:2] == ["127.1.0.1", "127.1.0.2"]
     assert addresses[250] == "127.1.1.1"
     assert len(set(addresses)) == 600

@@ -122,7 +122,14 @@ def test_a_terminal_shows_brackets_as_they_are(sample: Report) -> None:
 
 
 def test_json_comes_back_as_it_was(sample: Report) -> None:
-    assert msgspec.json.decode(report.to_json(sample), type=Report) == sample
+    assert msgspec.json.decode(msgspec.json.encode(sample), type=Report) == sample
+
+
+def test_nothing_short_is_told_from_nothing_known(sample: Report) -> None:
+    sample.figures = [_figure("symphony", "down", 0.90, target=Target("ratio", 0.92))]
+    assert "Nothing: every target that was measured is met." in report.to_markdown(sample)
+    sample.figures = [_figure("symphony", "both", 0.90)]
+    assert "Not known: nothing that has a target was measured in this run." in report.to_markdown(sample)
 
 
 def test_axes_are_chosen_by_name_and_prefix() -> None:

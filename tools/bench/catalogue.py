@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from tools.bench.against import Against
 from tools.bench.axes import (
     Acceptors,
     AcceptRate,
-    Against,
     Axis,
     CpuAxis,
     IdleGrowth,

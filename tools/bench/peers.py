@@ -374,7 +374,7 @@ def all_peers() -> list[Peer]:
     return [Symphony(), Nginx(), Haproxy(), Hitch(), Stunnel(), Original()]
 
 
-def install(peers: list[Peer], say: object = print) -> list[str]:
+def install(peers: list[Peer]) -> list[str]:
     """Install what is missing (Debian packages as root, the original from npm); return what failed, one line each."""
     failed = []
     packages = [p for peer in peers if peer.missing() for p in peer.debian_packages]

@@ -64,20 +64,13 @@ def _dots(axes: Any, labels: Sequence[str], rows: dict[str, list[Spread | None]]
     axes.legend(fontsize=8)
 
 
-def table_of(
-    figures: Sequence[Figure], value: Callable[[Figure], Spread | None]
-) -> dict[str, dict[str, Spread | None]]:
-    """Return figures by proxy and then by title."""
-    rows: dict[str, dict[str, Spread | None]] = {}
-    for figure in figures:
-        rows.setdefault(figure.peer, {})[figure.title] = value(figure)
-    return rows
-
-
 def _by_title(figures: Sequence[Figure]) -> tuple[list[str], dict[str, list[Spread | None]]]:
+    """Return the titles in their order, and for every proxy its ratio under each of them."""
     titles = list(dict.fromkeys(figure.title for figure in figures))
-    rows = table_of(figures, lambda figure: figure.ratio)
-    return titles, {name: [cells.get(title) for title in titles] for name, cells in rows.items()}
+    rows: dict[str, list[Spread | None]] = {}
+    for figure in figures:
+        rows.setdefault(figure.peer, [None] * len(titles))[titles.index(figure.title)] = figure.ratio
+    return titles, rows
 
 
 def ratios(report: Report, path: Path) -> bool:

@@ -186,10 +186,7 @@ def to_markdown(report: Report, images: Sequence[str] = ()) -> str:
         "",
         "## What falls short",
         "",
-        *(
-            [f"- {line}" for line in shortfalls(report)]
-            or ["Nothing: every target that was measured is met."]
-        ),
+        *([f"- {line}" for line in shortfalls(report)] or [_nothing_short(report)]),
         "",
         "## CPU per operation",
         "",
@@ -220,8 +217,3 @@ def to_markdown(report: Report, images: Sequence[str] = ()) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def to_json(report: Report) -> bytes:
-    """Return the whole report as JSON, indented."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
