@@ -20,7 +20,9 @@ from symphony.config.snapshot import ListenerEntry
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.registry import (
+    CertificatesDescribed,
     ConfigDescription,
+    DescribeCertificates,
     DescribeConfig,
     DescribeLists,
     KeepListeners,
@@ -40,6 +42,7 @@ from symphony.messages.registry import (
     TargetsPublished,
     TopologyPublished,
 )
+from symphony.routing.certificates import served_certificates
 from symphony.routing.snapshot_keeper import SnapshotKeeper, first_error, sampled_threads
 from symphony.routing.snapshot_store import SnapshotStore
 from symphony.watch.watch import LOOK_EVERY_S, FileWatch
@@ -144,6 +147,8 @@ class RouteRegistry(Actor):
                 return self._reload()
             case DescribeConfig():
                 return self._describe()
+            case DescribeCertificates():
+                return self._describe_certificates()
             case DescribeLists():
                 return ListsDescription(tuple(map(self._lists_of, self._keeper.current.listeners)))
 
@@ -234,6 +239,10 @@ class RouteRegistry(Actor):
             dict(self._applied),
             keeper.problems,
         )
+
+    async def _describe_certificates(self) -> CertificatesDescribed:
+        # Ten thousand of them take a second, in which others must be answered.
+        return CertificatesDescribed(await asyncio.to_thread(served_certificates, self._keeper.current))
 
     def _log_problems(self) -> None:
         for problem in self._keeper.problems:

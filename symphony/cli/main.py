@@ -21,6 +21,8 @@ COMMANDS = (
     "resolve",
     "events",
     "blocked",
+    "certs",
+    "doctor",
     "version",
 )
 

@@ -8,6 +8,7 @@ from symphony.config.problem import Problem
 from symphony.config.snapshot import ListenerEntry, Snapshot
 from symphony.config.topology import Topology
 from symphony.mailbox.envelope import Refused
+from symphony.routing.certificates import ServedCertificate
 
 
 class SubscribeRoutes(Struct, frozen=True, array_like=True, tag=True):
@@ -133,6 +134,16 @@ class ListsDescription(Struct, frozen=True, array_like=True, tag=True):
     listeners: tuple[ListenerLists, ...]
 
 
+class DescribeCertificates(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for :class:`CertificatesDescribed`."""
+
+
+class CertificatesDescribed(Struct, frozen=True, array_like=True, tag=True):
+    """The certificates that are served now, the one that expires first at the head; no keys."""
+
+    certificates: tuple[ServedCertificate, ...]
+
+
 RegistryRequest = (
     SubscribeRoutes
     | SubscribeTargets
@@ -142,6 +153,7 @@ RegistryRequest = (
     | Reload
     | DescribeConfig
     | DescribeLists
+    | DescribeCertificates
 )
 RegistryReply = (
     RoutesPublished
@@ -152,5 +164,6 @@ RegistryReply = (
     | ReloadDone
     | ConfigDescription
     | ListsDescription
+    | CertificatesDescribed
     | Refused
 )
