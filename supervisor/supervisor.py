@@ -41,6 +41,7 @@ from supervisor.messages import (
     TreeReply,
     TreeRequest,
 )
+from supervisor.node import State
 from supervisor.patience import KILL_PATIENCE_S
 from supervisor.process import ChildProcess, kill_all, spawn
 from supervisor.spec import ChildSpec, Confine, GroupSpec
@@ -136,6 +137,11 @@ class Supervisor:
         """Stop the tree within about `grace_s` seconds (None: as the specs say); called a second time: at once."""
         self._tree.stop(grace_s, self._now())
         self._act()
+
+    def serving(self) -> frozenset[str]:
+        """The names of the children that are ready and not about to end."""
+        leaves = self._tree.leaves()
+        return frozenset(leaf.name for leaf in leaves if leaf.state is State.RUNNING and not leaf.killed)
 
     async def add(self, spec: ChildSpec | GroupSpec, parent: str = "") -> None:
         """Start `spec` as the last child of the group `parent` (the root if empty); return when it is ready.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symphony.api.status import REGISTRY
+from symphony.api.names import REGISTRY
 from symphony.config.resolve import load
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError, ask

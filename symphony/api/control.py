@@ -18,6 +18,7 @@ from supervisor.supervisor import NotStarted
 from symphony.api.describe import describe_service
 from symphony.api.generations import Generations, TooManyDraining
 from symphony.api.names import CONTROL, REGISTRY
+from symphony.api.service_manager import ServiceManager
 from symphony.api.tree import Blueprint
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.topology import Topology
@@ -60,10 +61,13 @@ class _Applied(Struct, frozen=True):
 class Control:
     """Answers all of :data:`ControlRequest`; needs a running event loop."""
 
-    def __init__(self, blueprint: Blueprint, generations: Generations, books: Books) -> None:
+    def __init__(
+        self, blueprint: Blueprint, generations: Generations, books: Books, manager: ServiceManager
+    ) -> None:
         self._file = blueprint.config_file
         self._generations = generations
         self._books = books
+        self._manager = manager
         self._ready = asyncio.Event()
         self._changing = asyncio.Lock()
         self._told: Topology | None = None
@@ -123,6 +127,13 @@ class Control:
     async def _reload(self) -> ServiceReloaded | Refused:
         """Have the registry read the file, and do what is to be done here. One at a time."""
         await self._ready.wait()
+        self._manager.reloading()
+        try:
+            return await self._read_and_apply()
+        finally:
+            self._manager.reloaded()
+
+    async def _read_and_apply(self) -> ServiceReloaded | Refused:
         try:
             done = await self._registry.call(Reload(), _REGISTRY_READS_WITHIN_S)
         except MailboxError as error:

@@ -96,7 +96,9 @@ class Generations:
                 "one of them is gone, at the latest after drain_timeout_ms"
             )
         raise_limit(needed(wanted.listeners))
-        listeners = bind_listeners(file, wanted.listeners, wanted.workers, current.listeners)
+        listeners = bind_listeners(
+            file, wanted.listeners, wanted.workers, current.listeners, self._blueprint.passed
+        )
         new = new_generation(
             current.number + 1,
             self._acceptors,

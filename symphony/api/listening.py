@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from symphony.config.check import render_address
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.snapshot import ListenerEntry
+from symphony.host.activation import LastingSocket, PassedSocket
 from symphony.relay.sockets import shut_reading, tune_tcp
 
 # The kernel lowers it to net.core.somaxconn.
@@ -61,12 +62,19 @@ class BoundListener:
 
 
 def bind_listeners(
-    file: str, listeners: Sequence[ListenerEntry], acceptors: int, present: Sequence[BoundListener] = ()
+    file: str,
+    listeners: Sequence[ListenerEntry],
+    acceptors: int,
+    present: Sequence[BoundListener] = (),
+    passed: Sequence[PassedSocket] = (),
 ) -> tuple[BoundListener, ...]:
     """Bind every listener at least `acceptors` times, and listen.
 
     Listeners that are `present` already keep their sockets, and what is bound beside them does not listen yet: the
     connections that came there would be lost if whoever is to serve them did not start.
+
+    Where a socket that the service manager has `passed` has a listener's address, every acceptor gets a duplicate of
+    it instead: the kernel has one queue then, and wakes all of them for each connection.
 
     Raises :class:`ConfigError` (with `file` as its file) that names every listener which could not be bound;
     nothing that is not `present` then stays bound.
@@ -75,7 +83,7 @@ def bind_listeners(
     problems: list[Problem] = []
     for index, listener in enumerate(listeners):
         try:
-            bound.append(_bind_listener(listener, acceptors, present, bound))
+            bound.append(_bind_listener(listener, acceptors, present, bound, passed))
         except socket.gaierror as error:
             text = f"{listener.host!r} does not resolve ({error.strerror}); expected an address or a name"
             problems.append(Problem(f"listeners[{index}].host", text))
@@ -104,6 +112,7 @@ def _bind_listener(
     acceptors: int,
     present: Sequence[BoundListener],
     others: Sequence[BoundListener],
+    passed: Sequence[PassedSocket],
 ) -> BoundListener:
     kept = next((other for other in present if other.id == listener.id), None)
     if kept is None:
@@ -113,9 +122,21 @@ def _bind_listener(
     if kept is not None:
         first = kept.sockets[0]
         family, address = socket.AddressFamily(first.family), first.getsockname()
+    given: socket.socket | None = None
+    if kept is None:
+        given = next(
+            (each.sock for each in passed if _render(each.sock.getsockname()) == _render(address)), None
+        )
+    elif isinstance(kept.sockets[0], LastingSocket):
+        given = kept.sockets[0]
     if any(other.address == _render(address) for other in others):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    if kept is None and listener.port and all(other.port != listener.port for other in present):
+    if (
+        given is None
+        and kept is None
+        and listener.port
+        and all(other.port != listener.port for other in present)
+    ):
         # SO_REUSEPORT lets two instances of one user share a port without a word, each getting half of the
         # connections; a bind without it is refused whenever anybody listens there. That may be this instance,
         # on all addresses where now one is wanted, or the other way round.
@@ -124,7 +145,7 @@ def _bind_listener(
     sockets = list(before)
     try:
         while len(sockets) < acceptors:
-            sock = _open(family, address, reuse_port=True)
+            sock = _open(family, address, reuse_port=True) if given is None else _duplicate(given)
             sockets.append(sock)
             # With port 0 the first socket gets a free port and the others join it there.
             address = sock.getsockname()
@@ -136,6 +157,13 @@ def _bind_listener(
             sock.close()
         raise
     return bound
+
+
+def _duplicate(given: socket.socket) -> socket.socket:
+    """Raises OSError when there is no descriptor left."""
+    sock = given.dup()
+    tune_tcp(sock)
+    return sock
 
 
 def _render(address: _Address) -> str:

@@ -29,12 +29,16 @@ from symphony.api.generation import new_generation
 from symphony.api.generations import Generations
 from symphony.api.listening import BoundListener, bind_listeners
 from symphony.api.names import SUPERVISOR
+from symphony.api.service_manager import Service, ServiceManager
 from symphony.api.tree import Blueprint, compose_tree
+from symphony.config.check import render_address
 from symphony.config.source import find_file
 from symphony.connection.tenure import Stage
 from symphony.demo.files import Demo, write_demo
+from symphony.host.activation import PassedSocket, take_passed_sockets
 from symphony.host.descriptors import needed, raise_limit
 from symphony.host.hardening import confine, forbid_dumps
+from symphony.host.notify import notifier, watchdog_interval_s
 from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock, mailbox_path, prepare_runtime_dir
 from symphony.observe.books import Books
 from symphony.observe.line_sink import LineSink
@@ -98,10 +102,13 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
     try:
         _clear(runtime_dir)
         raise_limit(needed(examination.listeners))
-        listeners = bind_listeners(examination.file, examination.listeners, examination.workers)
-        instance = _Instance(
-            runtime_dir, examination, launch.overrides, listeners, demo, _Tie.to(launch.tied_to)
+        passed = take_passed_sockets()
+        listeners = bind_listeners(
+            examination.file, examination.listeners, examination.workers, passed=passed
         )
+        _report_unused(passed, listeners)
+        tie = _Tie.to(launch.tied_to)
+        instance = _Instance(runtime_dir, examination, launch.overrides, listeners, demo, passed, tie)
         return _supervise(instance, announce)
     finally:
         _clear(runtime_dir)
@@ -152,6 +159,7 @@ class _Instance:
     overrides: Mapping[str, object]
     listeners: tuple[BoundListener, ...]
     demo: Demo | None
+    passed: tuple[PassedSocket, ...]
     tie: _Tie | None = None
 
 
@@ -164,6 +172,7 @@ def _supervise(instance: _Instance, announce: Callable[[str], None]) -> bool:
         runtime_dir=instance.runtime_dir,
         demo_path=instance.demo.upstream_path if instance.demo is not None else None,
         admin=examination.admin,
+        passed=instance.passed,
     )
     outcome = asyncio.run(_run(instance, blueprint, announce))
     log.info("stopped", reason=outcome.reason, clean=outcome.clean)
@@ -178,6 +187,7 @@ async def _run(instance: _Instance, blueprint: Blueprint, announce: Callable[[st
 
     def ready() -> None:
         control.ready()
+        manager.ready()
         _tell_ready(instance, announce)
         if instance.tie is not None:
             instance.tie.tell_ready()
@@ -190,9 +200,10 @@ async def _run(instance: _Instance, blueprint: Blueprint, announce: Callable[[st
         confine=partial(confine, core_dumps=examination.core_dumps),
     )
     generations = Generations(supervisor, blueprint, books, first, drain_s)
-    control = Control(blueprint, generations, books)
+    manager = ServiceManager(notifier(), watchdog_interval_s(), partial(_look, supervisor, generations))
+    control = Control(blueprint, generations, books, manager)
     loop = asyncio.get_running_loop()
-    stop = _Stop(supervisor, generations)
+    stop = _Stop(supervisor, generations, manager)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.request)
     loop.add_signal_handler(signal.SIGHUP, control.reload_soon)
@@ -203,7 +214,22 @@ async def _run(instance: _Instance, blueprint: Blueprint, announce: Callable[[st
     try:
         return await supervisor.run()
     finally:
+        manager.close()
         await control.close()
+
+
+def _look(supervisor: Supervisor, generations: Generations) -> Service:
+    wanted = generations.current.names
+    return Service(len(supervisor.serving().intersection(wanted)), len(wanted))
+
+
+def _report_unused(passed: tuple[PassedSocket, ...], listeners: tuple[BoundListener, ...]) -> None:
+    bound = {listener.address for listener in listeners}
+    for each in passed:
+        address = render_address(*each.address)
+        if address not in bound:
+            advice = "give a listener this host and port, or take the address out of the socket unit"
+            log.warning("passed_socket_not_used", name=each.name, address=address, advice=advice)
 
 
 def _tell_ready(instance: _Instance, announce: Callable[[str], None]) -> None:
@@ -264,13 +290,15 @@ class _Stop:
     acceptors see to it themselves when they stop; after so long, this process does so for those that could not.
     """
 
-    def __init__(self, supervisor: Supervisor, generations: Generations) -> None:
+    def __init__(self, supervisor: Supervisor, generations: Generations, manager: ServiceManager) -> None:
         self._supervisor = supervisor
+        self._manager = manager
         self._generations = generations
         self._stopping = False
 
     def request(self) -> None:
         """Stop the tree; the second time, at once."""
+        self._manager.stopping(self._generations.drain_timeout_s)
         self._supervisor.request_stop(self._generations.drain_timeout_s)
         if not self._stopping:
             self._stopping = True

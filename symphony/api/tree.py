@@ -32,6 +32,7 @@ from supervisor.spec import BackoffSpec, Birth, ChildSpec, GroupSpec, Strategy
 from symphony.api.generation import Generation
 from symphony.api.telemetry import TelemetrySource
 from symphony.config.model import Admin
+from symphony.host.activation import PassedSocket
 from symphony.observe.counters import CounterPage
 from symphony.tls.context import BaseContext
 
@@ -51,7 +52,8 @@ ADMIN_SOCKET = "admin-http.sock"
 class Blueprint:
     """What stays the same in a tree for as long as it lives.
 
-    `demo_path` is the demo upstream's socket, None for no demo. `base` is what lets sessions resume in every acceptor.
+    `demo_path` is the demo upstream's socket, None for no demo; `passed` are the service manager's sockets; `base` is
+    what lets sessions resume in every acceptor.
     """
 
     config_file: str
@@ -59,6 +61,7 @@ class Blueprint:
     runtime_dir: str
     demo_path: str | None = None
     admin: Admin | None = None
+    passed: tuple[PassedSocket, ...] = ()
     base: BaseContext = field(default_factory=BaseContext)
 
 

@@ -57,6 +57,7 @@ def command(
     """Start the proxy and stay in the foreground."""
     from symphony.api.serve import Launch, serve
     from symphony.config.problem import ConfigError
+    from symphony.host.activation import UnusableSocket
     from symphony.mailbox.address import MailboxPathError, RuntimeDirError
 
     if demo and config_file is not None:
@@ -78,6 +79,6 @@ def command(
         clean = serve(launch, announce=click.echo)
     except ConfigError as error:
         leave(Exit.CONFIGURATION, str(error))
-    except (RuntimeDirError, MailboxPathError, OSError) as error:
+    except (RuntimeDirError, MailboxPathError, UnusableSocket, OSError) as error:
         leave(Exit.FAILURE, f"symphony cannot start: {error}")
     raise SystemExit(Exit.CLEAN if clean else Exit.FAILURE)

@@ -1,0 +1,99 @@
+"""What the service manager hears of this instance: ready, reloading, stopping, how it is, and that it is alive.
+
+Alive means that somebody serves: a supervisor whose loop turns while every acceptor is in a crash loop is of no use to
+anybody, and is to be started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from symphony.host.notify import Notifier, monotonic_usec
+
+_LOOK_EVERY_S = 2.0
+_BESIDES_DRAINING_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How the instance is at this moment: acceptors that serve, and acceptors that there should be."""
+
+    serving: int
+    wanted: int
+
+    @property
+    def status(self) -> str:
+        """One line for people."""
+        if self.serving == self.wanted:
+            return f"Serving with {_count(self.wanted)}"
+        if self.serving:
+            return f"Serving with {self.serving} of {_count(self.wanted)}"
+        return f"Not serving: none of {_count(self.wanted)} runs"
+
+
+class ServiceManager:
+    """Tells the service manager, if there is one. `look` is asked again and again for how the instance is."""
+
+    def __init__(self, notifier: Notifier, watchdog_s: float, look: Callable[[], Service]) -> None:
+        """`watchdog_s` is how often to say that the service is alive, 0 for never."""
+        self._notifier = notifier
+        self._watchdog_s = watchdog_s
+        self._look = look
+        self._status = ""
+        self._stopping = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ready(self) -> None:
+        """Everything serves, for the first time."""
+        if not self._notifier.wanted:
+            return
+        self._status = self._look().status
+        self._notifier.send(READY=1, STATUS=self._status)
+        self._tick()
+
+    def reloading(self) -> None:
+        """The configuration is about to be read; :meth:`reloaded` follows."""
+        self._notifier.send(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
+
+    def reloaded(self) -> None:
+        """The configuration has been read, and is in force or was refused."""
+        self._notifier.send(READY=1)
+
+    def stopping(self, drain_s: float) -> None:
+        """No new connections are taken; the open ones have `drain_s` seconds. Said again: everything ends at once."""
+        if self._stopping:
+            return
+        self._stopping = True
+        extend = int((drain_s + _BESIDES_DRAINING_S) * 1e6)
+        status = f"Stopping: open connections have {drain_s:g} s to end"
+        self._notifier.send(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=extend)
+
+    def handed_over(self, pid: int) -> None:
+        """Process `pid` has taken this one's place: it is the service from now on, and speaks for itself."""
+        self._notifier.send(MAINPID=pid)
+        self.close()
+
+    def close(self) -> None:
+        """Say nothing more by itself."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        every = min(self._watchdog_s or _LOOK_EVERY_S, _LOOK_EVERY_S)
+        self._timer = asyncio.get_running_loop().call_later(every, self._tick)
+        service = self._look()
+        if self._stopping:
+            self._notifier.send(WATCHDOG=1)
+            return
+        if service.status != self._status:
+            self._status = service.status
+            self._notifier.send(STATUS=service.status)
+        if self._watchdog_s and service.serving:
+            self._notifier.send(WATCHDOG=1)
+
+
+def _count(acceptors: int) -> str:
+    return "1 acceptor" if acceptors == 1 else f"{acceptors} acceptors"
