@@ -43,6 +43,7 @@ from tests.support.loops import eventually
 from tests.support.peers import PlainPeer, UpstreamHost, receive_exactly, reset
 from tests.support.registry_stand_in import ready, registry
 from tests.support.site import ended_by_reset
+from tests.support.sources import is_turned_away
 from tests.support.tls_client import SteppedClient, client_context, connect, in_records
 
 NAME = "held.example.test"
@@ -511,8 +512,7 @@ async def test_held_connections_count_among_the_open_ones(stage: Stage, upstream
         for number in range(3):
             place.knock()
             await place.watcher.next_suspended(number)
-        refused = place.connect()
-        assert await apart(ended_by_reset, refused)
+        assert await apart(is_turned_away, "127.0.0.1", place.rig.port)
         assert place.rig.failures == {"max_connections": 1}
         assert await place.watcher.reject(place.watcher.suspended[0].id) == "rejected"
         place.knock()
