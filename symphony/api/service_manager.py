@@ -42,6 +42,7 @@ class ServiceManager:
         self._watchdog_s = watchdog_s
         self._look = look
         self._status = ""
+        self._owed: dict[str, str | int] = {}
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -50,16 +51,19 @@ class ServiceManager:
         if not self._notifier.wanted:
             return
         self._status = self._look().status
-        self._notifier.send(READY=1, STATUS=self._status)
+        self._tell(READY=1, STATUS=self._status)
         self._tick()
 
     def reloading(self) -> None:
         """The configuration is about to be read; :meth:`reloaded` follows."""
-        self._notifier.send(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
+        self._owed.pop("READY", None)
+        self._tell(RELOADING=1, MONOTONIC_USEC=monotonic_usec())
 
     def reloaded(self) -> None:
         """The configuration has been read, and is in force or was refused."""
-        self._notifier.send(READY=1)
+        for key in ("RELOADING", "MONOTONIC_USEC"):
+            self._owed.pop(key, None)
+        self._tell(READY=1)
 
     def stopping(self, drain_s: float) -> None:
         """No new connections are taken; the open ones have `drain_s` seconds. Said again: everything ends at once."""
@@ -68,7 +72,7 @@ class ServiceManager:
         self._stopping = True
         extend = int((drain_s + _BESIDES_DRAINING_S) * 1e6)
         status = f"Stopping: open connections have {drain_s:g} s to end"
-        self._notifier.send(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=extend)
+        self._tell(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=extend)
 
     def handed_over(self, pid: int) -> None:
         """Process `pid` has taken this one's place: it is the service from now on, and speaks for itself."""
@@ -81,16 +85,25 @@ class ServiceManager:
             self._timer.cancel()
             self._timer = None
 
+    def _tell(self, **fields: str | int) -> None:
+        """Send `fields`; what cannot be sent now, as the service manager does not read, is sent with the next ones."""
+        self._owed.update(fields)
+        if self._notifier.send(**self._owed):
+            self._owed.clear()
+
     def _tick(self) -> None:
         every = min(self._watchdog_s or _LOOK_EVERY_S, _LOOK_EVERY_S)
         self._timer = asyncio.get_running_loop().call_later(every, self._tick)
         service = self._look()
         if self._stopping:
-            self._notifier.send(WATCHDOG=1)
+            self._tell(WATCHDOG=1)
+            self._owed.pop("WATCHDOG", None)
             return
         if service.status != self._status:
             self._status = service.status
-            self._notifier.send(STATUS=service.status)
+            self._owed["STATUS"] = service.status
+        if self._owed:
+            self._tell()
         if self._watchdog_s and service.serving:
             self._notifier.send(WATCHDOG=1)
 

@@ -119,6 +119,24 @@ async def test_a_life_as_the_service_manager_hears_it(manager: NotifySocket) -> 
     assert manager.waiting() == []
 
 
+async def test_what_could_not_be_sent_is_sent_later(manager: NotifySocket) -> None:
+    """A service manager that does not read for a while misses nothing that counts."""
+    service = [Service(2, 2)]
+    told = ServiceManager(Notifier(manager.address), 0.02, lambda: service[0])
+    told.ready()
+    filler = Notifier(manager.address)
+    while filler.send(WATCHDOG=1):
+        pass
+    told.reloading()
+    told.reloaded()
+    service[0] = Service(1, 2)
+    found = await manager.expect("STATUS")
+    while found.get("STATUS") != "Serving with 1 of 2 acceptors":
+        found = await manager.expect("STATUS")
+    assert "RELOADING" not in found  # it is over by now
+    told.close()
+
+
 def passed(environment: dict[str, str], *sockets: socket.socket) -> Any:
     """What a process takes over that has `sockets` from descriptor 200 on, and what is left in its environment."""
 
