@@ -102,6 +102,7 @@ class Acceptor(Actor):
         self._state: ServingState | None = None
         self._resolutions: Resolutions | None = None
         self._own: list[AcceptLoop] = []
+        self._stored = SnapshotStore(settings.runtime_dir)
         self._adopted: dict[int, list[AcceptLoop]] = {}
         self._stopping = False
         self._newest: Snapshot | None = None
@@ -111,7 +112,12 @@ class Acceptor(Actor):
         loop.set_exception_handler(_report)
         self._loop = loop
         self._garbage = GarbageClock(loop)
-        self.mailbox = MailboxServer(mailbox_path(settings.runtime_dir, name), AcceptorRequest, self._answer)
+        self.mailbox = MailboxServer(
+            mailbox_path(settings.runtime_dir, name),
+            AcceptorRequest,
+            self._answer,
+            from_workers=(DescribeAcceptor, DescribeTotals),
+        )
 
         def client(actor: str, replies: Any) -> MailboxClient:
             return MailboxClient(mailbox_path(settings.runtime_dir, actor), replies, name=actor)
@@ -135,6 +141,13 @@ class Acceptor(Actor):
         self._sampler = client(settings.sampler, SamplerReply)
         self._sampler.on_up = self._subscribe_cpu
         self._sampler.on_push = self._take_samples
+
+    def prepare(self) -> None:
+        """Hold on to the snapshot on disk, which another user could not open."""
+        try:
+            self._stored.hold()
+        except SnapshotStoreError as error:
+            log.error("stored_snapshot_unusable", error=str(error))
 
     async def start(self) -> None:
         """Get a first snapshot and begin to accept, or be ready to."""
@@ -169,7 +182,7 @@ class Acceptor(Actor):
         """What the registry publishes, or what it left on disk when it does not answer."""
         if await self._has_arrived(REGISTRY_ANSWERS_WITHIN_S) is None:
             try:
-                stored = SnapshotStore(self._settings.runtime_dir).load()
+                stored = self._stored.load()
             except SnapshotStoreError as error:
                 log.error("stored_snapshot_unusable", error=str(error))
                 stored = None

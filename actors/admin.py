@@ -52,11 +52,8 @@ class Admin(Actor):
         self._serving: asyncio.Task[None] | None = None
         self.mailbox = MailboxServer(mailbox_path(settings.runtime_dir, name), AdminRequest, self._answer)
 
-    async def start(self) -> None:
-        """Bind and serve."""
-        # Here and not above: no other process is to hold a web server that is not its own.
-        from symphony.observe.admin_server import HttpServer
-
+    def prepare(self) -> None:
+        """Bind."""
         settings = self._settings
         try:
             self._bind_unix(settings.socket_path)
@@ -66,7 +63,15 @@ class Admin(Actor):
             for sock in self._sockets:
                 sock.close()
             raise CannotRun(f"the admin interface cannot be bound: {error}") from error
+        # Here and not above: no other process is to hold a web server that is not its own. And not later: another user
+        # may not be able to read it.
+        from symphony.observe.admin_server import HttpServer
+
         self._server = HttpServer(settings.gather)
+
+    async def start(self) -> None:
+        """Serve."""
+        assert self._server is not None, "it is prepared first"
         self._serving = asyncio.create_task(self._server.serve(self._sockets), name="admin interface")
         log.info("admin_serving", addresses=self._addresses)
 
@@ -94,8 +99,10 @@ class Admin(Actor):
         self._remove_socket()
 
     def _remove_socket(self) -> None:
-        if os.path.lexists(self._settings.socket_path):
+        try:
             os.unlink(self._settings.socket_path)
+        except (FileNotFoundError, PermissionError):
+            pass  # a worker may not; its successor or the supervisor will
 
     def _answer(self, message: AdminRequest, sender: Sender) -> AdminReply:
         if not self._addresses:

@@ -41,7 +41,12 @@ class CpuSampler(Actor):
         self._report = CpuReport(())
         self._subscribers: set[Sender] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self.mailbox = MailboxServer(mailbox_path(settings.runtime_dir, name), SamplerRequest, self._answer)
+        self.mailbox = MailboxServer(
+            mailbox_path(settings.runtime_dir, name),
+            SamplerRequest,
+            self._answer,
+            from_workers=(SubscribeCpu, DescribeSampler),
+        )
         path = mailbox_path(settings.runtime_dir, settings.registry)
         self._registry = MailboxClient(path, RegistryReply, name=settings.registry)
         self._registry.on_up = self._subscribe

@@ -49,6 +49,10 @@ SOURCES = 1_000_000
 log = structlog.get_logger()
 
 
+# All that acceptors send.
+_FROM_WORKERS = (Acquire, Admit, Release, Configure, Hold, Count, DescribeLimiter)
+
+
 @dataclass(frozen=True, slots=True)
 class LimiterSettings:
     """`capacity` is how many routes' buckets are kept at most (some 250 bytes each).
@@ -75,7 +79,7 @@ class RateLimiter(Actor):
         self._granted = 0
         self._denied = 0
         path = mailbox_path(settings.runtime_dir, name)
-        self.mailbox = MailboxServer(path, LimiterRequest, self._answer)
+        self.mailbox = MailboxServer(path, LimiterRequest, self._answer, from_workers=_FROM_WORKERS)
 
     async def start(self) -> None:
         """Take up what the last limiter knew."""

@@ -51,6 +51,9 @@ NAME = "route-registry"
 # Unread bytes above which a subscriber is dropped: more than two snapshots of the largest frame a client takes.
 _HIGH_WATER = 160 << 20
 
+# What acceptors, the sampler and the admin actor need, and nothing that changes anything.
+_FROM_WORKERS = (SubscribeRoutes, SubscribeTargets, SnapshotApplied, DescribeConfig, DescribeCertificates)
+
 log = structlog.get_logger()
 
 
@@ -84,7 +87,9 @@ class RouteRegistry(Actor):
         self._watches = True
         self._watching: asyncio.Task[None] | None = None
         path = mailbox_path(settings.runtime_dir, name)
-        self.mailbox = MailboxServer(path, RegistryRequest, self._answer, high_water=_HIGH_WATER)
+        self.mailbox = MailboxServer(
+            path, RegistryRequest, self._answer, high_water=_HIGH_WATER, from_workers=_FROM_WORKERS
+        )
 
     async def start(self) -> None:
         """Read the configuration, or go on from the stored one."""

@@ -51,6 +51,9 @@ class Actor:
     own_grace_s = OWN_GRACE_S
     """Within how many seconds :meth:`stop` is to be done when the supervisor is gone."""
 
+    def prepare(self) -> None:
+        """Get what takes rights that the process gives up next. May raise :class:`CannotRun`."""
+
     async def start(self) -> None:
         """Get everything ready that requests need; the mailbox opens after it. May raise :class:`CannotRun`."""
 
@@ -101,7 +104,7 @@ class _Life:
         lifeline.on_stop = lambda grace: self._end_within(grace, "supervisor")
         try:
             actor = make_actor()
-            self._confine()
+            self._prepare(actor)
             lifeline.on_sibling = actor.sibling
             lifeline.on_orphaned = partial(self._orphaned, actor)
             await lifeline.open()
@@ -121,6 +124,15 @@ class _Life:
         finally:
             await lifeline.close()
         return True
+
+    def _prepare(self, actor: Actor) -> None:
+        actor.prepare()
+        try:
+            actor.mailbox.bind()
+        except OSError as error:
+            raise CannotRun(f"mailbox: {error}") from error
+        "".encode("idna")  # names are looked up by it, and another user may not be able to import it
+        self._confine()
 
     async def _begin(self, actor: Actor) -> bool:
         """Start the actor and its mailbox; False when it was told to stop meanwhile."""

@@ -104,7 +104,7 @@ class Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
         self._finished: asyncio.Future[Outcome]
-        self._mailbox = MailboxServer(mailbox_path, TreeRequest, self._answer)
+        self._mailbox = MailboxServer(mailbox_path, TreeRequest, self._answer, from_workers=(DescribeTree,))
 
     async def run(self) -> Outcome:
         """Start everything, and return when nothing runs any more. Raises OSError when the mailbox cannot be opened."""

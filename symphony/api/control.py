@@ -75,7 +75,7 @@ class Control:
         self._reload_wanted = False
         self._tasks: set[asyncio.Task[None]] = set()
         path = mailbox_path(blueprint.runtime_dir, CONTROL)
-        self._mailbox = MailboxServer(path, ControlRequest, self._answer)
+        self._mailbox = MailboxServer(path, ControlRequest, self._answer, from_workers=(DescribeService,))
         registry = mailbox_path(blueprint.runtime_dir, REGISTRY)
         self._registry = MailboxClient(registry, RegistryReply, name=REGISTRY)
         self._registry.on_up = self._subscribe

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from symphony.api.child import call_in_child
-from symphony.config.model import Admin
-from symphony.config.problem import ConfigError, Problem
+from symphony.config.model import Admin, Config
+from symphony.config.problem import ConfigError, Problem, Severity
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import ListenerEntry
 from symphony.config.source import find_file, read_document
 from symphony.config.topology import topology_of
 from symphony.host.hardening import forbid_dumps
+from symphony.host.users import Account, find_account
 
 
 class Examination(Struct, frozen=True):
@@ -29,6 +30,7 @@ class Examination(Struct, frozen=True):
     drain_timeout_ms: int
     runtime_dir: str | None
     core_dumps: bool
+    account: Account | None
     listeners: tuple[ListenerEntry, ...]
     routes: int
     warnings: tuple[Problem, ...]
@@ -76,11 +78,26 @@ def _keep(loaded: Loaded) -> Examination:
         drain_timeout_ms=wanted.drain_timeout_ms,
         runtime_dir=os.path.join(directory, config.runtime_dir) if config.runtime_dir else None,
         core_dumps=config.core_dumps,
+        account=_account(config),
         listeners=wanted.listeners,
         routes=len(snapshot.routes),
-        warnings=loaded.problems,
+        warnings=(*loaded.problems, *_account_warnings(config)),
         admin=_resolve_admin(config.admin, directory),
     )
+
+
+def _account(config: Config) -> Account | None:
+    """Whom workers are to become; None where they stay who they are."""
+    if config.user is None or os.geteuid():
+        return None
+    return find_account(config.user, config.group)
+
+
+def _account_warnings(config: Config) -> tuple[Problem, ...]:
+    if config.user is None or not os.geteuid() or find_account(config.user, config.group).uid == os.geteuid():
+        return ()
+    text = f"is left out of account: only root can become another user, and this is user {os.geteuid()}"
+    return (Problem("user", text, Severity.WARNING),)
 
 
 def _resolve_admin(admin: Admin | None, directory: str) -> Admin | None:

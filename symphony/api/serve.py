@@ -39,7 +39,14 @@ from symphony.host.activation import PassedSocket, take_passed_sockets
 from symphony.host.descriptors import needed, raise_limit
 from symphony.host.hardening import confine, forbid_dumps
 from symphony.host.notify import notifier, watchdog_interval_s
-from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock, mailbox_path, prepare_runtime_dir
+from symphony.mailbox.address import (
+    RuntimeDirBusy,
+    RuntimeLock,
+    mailbox_path,
+    open_to_group,
+    prepare_runtime_dir,
+)
+from symphony.mailbox.peers import set_workers
 from symphony.observe.books import Books
 from symphony.observe.line_sink import LineSink
 from symphony.observe.logs import LogFormat, configure_logging, name_process, reopen_log
@@ -102,6 +109,9 @@ def serve(launch: Launch, announce: Callable[[str], None]) -> bool:
     try:
         _clear(runtime_dir)
         raise_limit(needed(examination.listeners))
+        if examination.account is not None:
+            open_to_group(runtime_dir, examination.account.gid)
+            set_workers(examination.account.uid, examination.account.gid)
         passed = take_passed_sockets()
         listeners = bind_listeners(
             examination.file, examination.listeners, examination.workers, passed=passed
@@ -197,7 +207,7 @@ async def _run(instance: _Instance, blueprint: Blueprint, announce: Callable[[st
         compose_tree(blueprint, first, drain_s),
         path,
         on_ready=ready,
-        confine=partial(confine, core_dumps=examination.core_dumps),
+        confine=partial(confine, core_dumps=examination.core_dumps, account=examination.account),
     )
     generations = Generations(supervisor, blueprint, books, first, drain_s)
     manager = ServiceManager(notifier(), watchdog_interval_s(), partial(_look, supervisor, generations))

@@ -280,6 +280,11 @@ class Config(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit
     watch: Annotated[
         bool, Meta(description="Reload by itself when this file, or one that it names, has changed.")
     ] = True
+    user: Annotated[
+        str | None,
+        Meta(description="Who serves connections, where root starts it; keys are still read by root."),
+    ] = None
+    group: Annotated[str | None, Meta(description="With `user`: its group, instead of its own.")] = None
     core_dumps: Annotated[
         bool, Meta(description="Allow core dumps and debuggers, for which keys are readable.")
     ] = False

@@ -36,6 +36,7 @@ from symphony.config.server_name import ServerNameError, normalise_server_name
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.config.source import Document, read_document
 from symphony.config.wording import quoted
+from symphony.host.users import UnknownAccount, find_account
 from symphony.watch.files import SeenFile, Sightings
 
 HTTPS_PORT = 443
@@ -170,10 +171,21 @@ class _Resolver:
             self._problems.append(Problem("listeners", "is empty: expected at least one listener"))
         if self._content.get("routes", []) == []:
             self._warnings.add("routes", "is empty: every connection will be refused until there is a route")
+        self._check_account()
         directory = self._content.get("runtime_dir")
         if isinstance(directory, str) and (not directory or "\0" in directory):
             text = f"{quoted(directory)} is not a file name: expected a directory"
             self._problems.append(Problem("runtime_dir", text))
+
+    def _check_account(self) -> None:
+        user, group = self._content.get("user"), self._content.get("group")
+        if isinstance(user, str):
+            try:
+                find_account(user, group if isinstance(group, str) else None)
+            except UnknownAccount as error:
+                self._problems.append(Problem(error.key, f"{error}: expected the name or number of one"))
+        elif group is not None:
+            self._problems.append(Problem("group", "means nothing without user: expected both or neither"))
 
     def _names(self, raw_routes: object) -> dict[int, str]:
         """Normalise the name of every route, broken ones included, and find names that stand there twice."""

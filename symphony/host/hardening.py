@@ -6,6 +6,8 @@ import ctypes
 import os
 import resource
 
+from symphony.host.users import Account, become
+
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -13,10 +15,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
-def confine(kind: str, *, core_dumps: bool) -> None:
-    """Give up what no process of the tree needs, whatever its `kind`, once it runs."""
+READS_KEYS = "route-registry"
+"""The one kind of child that stays who it was: it reads the keys again at every reload."""
+
+
+def confine(kind: str, *, core_dumps: bool, account: Account | None) -> None:
+    """Give up what a process of `kind` does not need once it runs; be `account`, if there is one."""
+    if account is not None and kind != READS_KEYS:
+        become(account)
     forbid_new_privileges()
-    if not core_dumps:
+    if core_dumps:
+        _prctl(_PR_SET_DUMPABLE, 1)  # the kernel forbids them when the user changes
+    else:
         forbid_dumps()
 
 

@@ -16,6 +16,7 @@ LONGEST_SOCKET_PATH = 107
 """Bytes that fit in sockaddr_un.sun_path before its closing zero (unix(7))."""
 
 _LOCK_NAME = "lock"
+_OPEN_TO_GROUP = 0o750
 _UCRED = struct.Struct("3i")
 
 
@@ -57,8 +58,22 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
+def open_to_group(path: str, gid: int) -> None:
+    """Let a group enter and list the runtime directory; nothing in it becomes theirs to write.
+
+    :raises RuntimeDirError: it cannot be done.
+    """
+    try:
+        os.chown(path, -1, gid)
+        os.chmod(path, _OPEN_TO_GROUP)
+    except OSError as error:
+        raise RuntimeDirError(f"{path}: cannot be opened to group {gid}: {error.strerror}") from error
+
+
 def prepare_runtime_dir(path: str) -> None:
     """Make the directory with mode 0700 (and missing parents with the usual mode), or check the one that is there.
+
+    One that an earlier instance has opened to a group is closed again.
 
     :raises RuntimeDirError: it cannot be made, is no directory but say a link, belongs to another user, or others
         may enter it.
@@ -69,14 +84,24 @@ def prepare_runtime_dir(path: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.mkdir(path, 0o700)
     except FileExistsError:
-        pass
+        _close_to_group(path)
     except OSError as error:
         raise RuntimeDirError(f"{path}: cannot be made: {error.strerror}") from error
     check_runtime_dir(path)
 
 
+def _close_to_group(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return  # the check that follows says what is wrong
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if ours and stat.S_IMODE(found.st_mode) == _OPEN_TO_GROUP:
+        os.chmod(path, 0o700)
+
+
 def check_runtime_dir(path: str) -> None:
-    """Check that the directory is there, ours, and closed to others.
+    """Check that the directory is there, ours, and closed to others but a group that may look into it.
 
     :raises RuntimeDirError: it is not.
     """
@@ -92,7 +117,7 @@ def check_runtime_dir(path: str) -> None:
     if found.st_uid != os.geteuid():
         raise RuntimeDirError(f"{path}: belongs to user {found.st_uid}, expected {os.geteuid()}")
     mode = stat.S_IMODE(found.st_mode)
-    if mode & 0o077:
+    if mode & 0o077 and mode != _OPEN_TO_GROUP:
         raise RuntimeDirError(f"{path}: has mode {mode:04o}, expected 0700 (others may not enter it)")
 
 

@@ -22,6 +22,7 @@ from symphony.mailbox.address import peer_credentials
 from symphony.mailbox.envelope import EnvelopeDecoder, EnvelopeError, Refused
 from symphony.mailbox.framing import FrameDecoder, FrameError
 from symphony.mailbox.outbox import Outbox
+from symphony.mailbox.peers import may_serve
 
 FIRST_BACK_OFF_S = 0.010
 LONGEST_BACK_OFF_S = 0.5
@@ -203,7 +204,7 @@ class MailboxClient:
             # of a full backlog for a connection that is under way.
             sock.connect(self.path)
             _, uid = peer_credentials(sock)
-            if uid != os.geteuid():
+            if not may_serve(self.path, uid):
                 raise MailboxDown(f"{self.name}: belongs to user {uid}, expected {os.geteuid()}")
         except BaseException as error:
             if sock is not None:

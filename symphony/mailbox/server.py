@@ -2,8 +2,9 @@
 
 Rules:
 
-- Only processes of the actor's own user may send. Root is nobody special: a process with other credentials has no
-  business here, and is cut off before it is read.
+- Only processes of the instance's owner may send; those of its workers' user only what the mailbox takes from workers
+  (:mod:`symphony.mailbox.peers`). Root is nobody special: a process with other credentials has no business here, and is
+  cut off before it is read.
 - A sender that breaks the protocol loses its connection, and nothing else happens.
 - Nothing grows without bound. Of one sender, :data:`MAX_IN_FLIGHT` requests are worked on at a time, and then its
   socket is not read (the kernel makes it wait); a sender that does not read its replies is dropped.
@@ -29,6 +30,7 @@ from symphony.mailbox.address import peer_credentials
 from symphony.mailbox.envelope import EnvelopeDecoder, EnvelopeError, Refused
 from symphony.mailbox.framing import FrameDecoder, FrameError
 from symphony.mailbox.outbox import Outbox
+from symphony.mailbox.peers import is_owner, is_worker, workers
 
 MAX_IN_FLIGHT = 1024
 _BACKLOG = 1024
@@ -77,6 +79,7 @@ class MailboxServer:
     :param requests: the tagged union (or single tagged struct) of messages that are taken.
     :param max_frame: the largest message taken, in bytes.
     :param high_water: bytes of unread replies above which the next one drops the sender.
+    :param from_workers: the kinds of messages that workers may send.
     """
 
     def __init__(
@@ -87,12 +90,15 @@ class MailboxServer:
         *,
         max_frame: int = 1 << 20,
         high_water: int = 4 << 20,
+        from_workers: tuple[type[Struct], ...] = (),
     ) -> None:
         self.path = path
         self.max_frame = max_frame
         self.high_water = high_water
         self.decoder = EnvelopeDecoder(requests)
         self.handler = handler
+        self.from_workers = from_workers
+        self._sock: socket.socket | None = None
         self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Future[Struct | None]] = set()
         self.closing = False
@@ -113,10 +119,11 @@ class MailboxServer:
         :raises OSError: it cannot be bound, or what stands at `path` is no socket.
         """
         loop = asyncio.get_running_loop()
-        sock = _bind(self.path)
+        self.bind()
+        sock, self._sock = self._sock, None
+        assert sock is not None, "it was bound"
         try:
-            found = os.lstat(self.path)
-            self._inode = (found.st_dev, found.st_ino)
+            sock.listen(_BACKLOG)
             self._server = await loop.create_unix_server(
                 lambda: _Connection(self), sock=sock, backlog=_BACKLOG
             )
@@ -124,8 +131,22 @@ class MailboxServer:
             sock.close()
             raise
 
+    def bind(self) -> None:
+        """Put the socket at `path`; until :meth:`start` nobody is let in. For who may not do so later.
+
+        :raises OSError: it cannot be bound, or what stands at `path` is no socket.
+        """
+        if self._sock is None:
+            self._sock = _bind(self.path, bool(self.from_workers))
+            found = os.lstat(self.path)
+            self._inode = (found.st_dev, found.st_ino)
+
     async def close(self) -> None:
         """Stop listening, cancel handlers, send what is still to be sent (for a second at most), and disconnect."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+            self._unlink()
         if self._server is None:
             return
         self.closing = True
@@ -169,8 +190,8 @@ class MailboxServer:
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == self._inode:
                 os.unlink(self.path)
-        except FileNotFoundError:
-            pass
+        except (FileNotFoundError, PermissionError):
+            pass  # a worker may not; its successor or the supervisor will
 
 
 class _Connection(asyncio.Protocol):
@@ -184,6 +205,7 @@ class _Connection(asyncio.Protocol):
         self._handler = server.handler
         self._frames = FrameDecoder(server.max_frame)
         self._in_flight = 0
+        self._restricted = False
         self._reading = True
         self._transport: asyncio.Transport
         self._outbox: Outbox
@@ -209,7 +231,9 @@ class _Connection(asyncio.Protocol):
         if self._server.closing:
             # asyncio tells of a connection one turn after it accepted it: close() may have come between.
             transport.abort()
-        elif uid != os.geteuid():
+        elif is_worker(uid) and self._server.from_workers:
+            self._restricted = not is_owner(uid)
+        elif not is_owner(uid):
             self._server.refuse_foreign(pid, uid)
             transport.abort()
 
@@ -277,6 +301,9 @@ class _Connection(asyncio.Protocol):
         except EnvelopeError as error:
             self._cut_off(str(error))
             return
+        if self._restricted and not isinstance(envelope.body, self._server.from_workers):
+            self._cut_off(f"a worker may not send {type(envelope.body).__name__} here")
+            return
         if envelope.deadline and envelope.deadline < time.monotonic():
             return
         try:
@@ -328,8 +355,8 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-def _bind(path: str) -> socket.socket:
-    """Return a socket listening at `path` that only its owner may connect to."""
+def _bind(path: str, for_workers: bool) -> socket.socket:
+    """Return a socket bound to `path` that only its owner may connect to, and workers where it is `for_workers`."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise FileExistsError(f"{path}: is not a socket, not replaced")
@@ -341,7 +368,10 @@ def _bind(path: str) -> socket.socket:
         # On Linux bind() gives the file the mode of the socket: at no moment is it open to others.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
-        sock.listen(_BACKLOG)
+        others = workers()
+        if for_workers and others is not None and others.owner == os.geteuid():
+            os.chown(path, -1, others.gid)
+            os.chmod(path, 0o660)
         sock.setblocking(False)
     except BaseException:
         sock.close()

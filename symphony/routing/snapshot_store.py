@@ -43,6 +43,8 @@ class SnapshotStore:
     def __init__(self, directory: str) -> None:
         self.path = os.path.join(directory, FILE_NAME)
         self._new_path = f"{self.path}.new"
+        self._owner = os.geteuid()
+        self._held: int | None = None
 
     def save(self, stored: StoredSnapshot) -> None:
         """Replace what is kept. Raises :class:`SnapshotStoreError`; what was kept is then still there."""
@@ -59,8 +61,11 @@ class SnapshotStore:
 
     def load(self) -> StoredSnapshot | None:
         """Return what is kept, None when nothing is. Raises :class:`SnapshotStoreError`."""
+        held, self._held = self._held, None
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = self._open() if held is None or os.geteuid() == self._owner else held
+            if held is not None and fd != held:
+                os.close(held)
             with open(fd, "rb") as file:
                 self._check(os.fstat(fd))
                 content = file.read()
@@ -76,6 +81,21 @@ class SnapshotStore:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise SnapshotStoreError(f"{self.path}: not a snapshot: {error}") from error
 
+    def hold(self) -> None:
+        """Open the file, if there is one, for :meth:`load` by who may not open it then: it loads what is there now.
+
+        Raises :class:`SnapshotStoreError`.
+        """
+        try:
+            self._held = self._open()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise SnapshotStoreError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
     def _remove_unfinished(self) -> None:
         try:
             os.unlink(self._new_path)
@@ -85,8 +105,8 @@ class SnapshotStore:
     def _check(self, found: os.stat_result) -> None:
         if not stat.S_ISREG(found.st_mode):
             raise SnapshotStoreError(f"{self.path}: is not a regular file")
-        if found.st_uid != os.geteuid():
-            raise SnapshotStoreError(f"{self.path}: belongs to user {found.st_uid}, expected {os.geteuid()}")
+        if found.st_uid != self._owner:
+            raise SnapshotStoreError(f"{self.path}: belongs to user {found.st_uid}, expected {self._owner}")
         if found.st_mode & 0o077:
             raise SnapshotStoreError(
                 f"{self.path}: has mode {stat.S_IMODE(found.st_mode):04o}, expected 0600"

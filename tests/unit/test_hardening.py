@@ -47,11 +47,11 @@ def test_no_dumps() -> None:
 
 
 def test_confined() -> None:
-    assert after(lambda: confine("acceptor", core_dumps=False)) == ((0, True, 0),) * 2
+    assert after(lambda: confine("acceptor", core_dumps=False, account=None)) == ((0, True, 0),) * 2
 
 
 def test_confined_with_core_dumps() -> None:
-    assert after(lambda: confine("acceptor", core_dumps=True)) == ((1, True, CORE),) * 2
+    assert after(lambda: confine("acceptor", core_dumps=True, account=None)) == ((1, True, CORE),) * 2
 
 
 def test_a_process_without_dumps_reads_of_itself_what_it_needs() -> None:
