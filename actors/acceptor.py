@@ -21,6 +21,7 @@ from symphony.connection.accepting import CONNECTION_KINDS, AcceptLoop
 from symphony.connection.adoption import ADOPT_AFTER_S, Neighbourhood
 from symphony.connection.housekeeping import GarbageClock
 from symphony.connection.ledger import Ledger
+from symphony.connection.prober import Prober
 from symphony.connection.resolution import Resolutions
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.connection.tenure import Stage, Tenure
@@ -41,15 +42,18 @@ from symphony.messages.limiter import LimiterReply
 from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
 from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
 from symphony.messages.totals import AcceptorTotals, DescribeTotals
+from symphony.messages.upstreams import DescribeUpstreams
 from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, DECIDED_ALONE, CounterPage
 from symphony.observe.events import EventHub
 from symphony.observe.page_reader import read_page
 from symphony.observe.reasons import Reason
+from symphony.observe.records import RecordArea
 from symphony.protection.hold_cells import SharedHolds
 from symphony.protection.limiter import RouteLimiter
 from symphony.protection.source_gate import SourceGate
 from symphony.relay.host import RelayHost, owner_of
 from symphony.relay.sockets import shut_reading
+from symphony.routing.describe import describe_upstreams
 from symphony.routing.plan import Plan, Planner
 from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError
 from symphony.tls.context import BaseContext
@@ -84,6 +88,7 @@ class AcceptorSettings:
     base: BaseContext
     pages: Sequence[CounterPage]
     tenure: Tenure | None = None
+    closed_upstreams: RecordArea | None = None
     registry: str = "route-registry"
     limiter: str = "rate-limiter"
     sampler: str = "cpu-sampler"
@@ -98,8 +103,9 @@ class Acceptor(Actor):
         self._page = settings.pages[settings.index]
         self._neighbours = Neighbourhood(settings.index, len(settings.names))
         self._tenure = settings.tenure or Tenure(len(settings.names), Stage.HOLDING)
-        self._planner = Planner(settings.pages, settings.index)
+        self._planner = Planner(settings.pages, settings.index, settings.closed_upstreams)
         self._state: ServingState | None = None
+        self._prober: Prober | None = None
         self._resolutions: Resolutions | None = None
         self._own: list[AcceptLoop] = []
         self._stored = SnapshotStore(settings.runtime_dir)
@@ -162,7 +168,11 @@ class Acceptor(Actor):
         ledger = Ledger(self._page)
         self._state = ServingState(host, settings.base, plan, ledger, limiter, settings.pages, self._name)
         self._resolutions = Resolutions(self._state.held, self._planner.upstreams)
+        self._prober = Prober(
+            self._loop, self._planner.upstreams, self._state.resolver, settings.index, len(settings.names)
+        )
         self._enter_service(plan)
+        self._prober.start()
         self._take_up()
         self._applying = self._loop.create_task(self._apply_snapshots(), name="apply snapshots")
         self._garbage.start()
@@ -220,6 +230,8 @@ class Acceptor(Actor):
             await self._drain(state, grace - ABORT_BEFORE_END_S)
             state.resolver.close()
             state.host.close()
+        if self._prober is not None:
+            self._prober.stop()
         if self._applying is not None:
             self._applying.cancel()
         self._garbage.stop()
@@ -339,6 +351,8 @@ class Acceptor(Actor):
         counted = {seat: seat.counts_by for seat in self._seats}
         for seat in self._seats:
             seat.follow(plan)
+        if self._prober is not None:
+            self._prober.follow(plan.checks)
         self._gate.configure(plan.version, {seat.id: seat.limits for seat in self._seats})
         return frozenset(seat for seat in self._seats if seat.counts_by not in (0, counted[seat]))
 
@@ -372,6 +386,8 @@ class Acceptor(Actor):
                 return self._subscribe_events(state.events, sender)
             case DescribeTotals():
                 return self._read_totals(state)
+            case DescribeUpstreams(first, at_most):
+                return describe_upstreams(state.plan, self._planner.upstreams, first, at_most)
             case ListHeld(after):
                 return state.held.page(after)
             case ResolveHeld():

@@ -9,17 +9,22 @@ from symphony.connection.ids import ACCEPTOR_PREFIX
 from symphony.connection.tenure import Stage, Tenure
 from symphony.observe.books import Books
 from symphony.observe.counters import CounterPage
+from symphony.observe.records import RecordArea
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`names` and `pages` have one entry per acceptor. `group` is its name in the supervision tree."""
+    """`names` and `pages` have one entry per acceptor. `group` is its name in the supervision tree.
+
+    `closed_upstreams` has what acceptors that are gone for good have counted for upstreams.
+    """
 
     number: int
     names: tuple[str, ...]
     listeners: tuple[BoundListener, ...]
     pages: tuple[CounterPage, ...]
     tenure: Tenure
+    closed_upstreams: RecordArea
 
     @property
     def group(self) -> str:
@@ -42,4 +47,5 @@ def new_generation(
     """
     names = tuple(f"{ACCEPTOR_PREFIX}{first_acceptor + index}" for index in range(acceptors))
     ids = [listener.id for listener in listeners]
-    return Generation(number, names, listeners, books.open(ids, acceptors), Tenure(acceptors, stage))
+    pages = books.open(ids, acceptors)
+    return Generation(number, names, listeners, pages, Tenure(acceptors, stage), books.closed_upstreams)

@@ -17,12 +17,14 @@ from msgspec import Struct, structs
 
 from supervisor.messages import DescribeTree, TreeDescription, TreeReply
 from symphony.api.names import CONTROL, REGISTRY, SUPERVISOR
+from symphony.api.upstreams import gather_upstreams
 from symphony.connection.ids import ACCEPTOR_PREFIX
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError, ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
 from symphony.messages.control import ControlReply, DescribeService, ServiceDescription
 from symphony.messages.registry import ConfigDescription, DescribeConfig, RegistryReply
+from symphony.messages.upstreams import UpstreamDescription
 from symphony.version import __version__
 
 ANSWER_WITHIN_S = 1.0
@@ -72,6 +74,21 @@ class ConnectionTotals(Struct, frozen=True):
     held: int = 0
 
 
+class UpstreamStatus(Struct, frozen=True):
+    """One upstream of a route; its figures are over all routes. For `state`, see `symphony.messages.upstreams`."""
+
+    route: str
+    upstream: str
+    weight: int
+    state: str
+    active: int
+    connections: int
+    failures: int
+    bytes_up: int
+    bytes_down: int
+    connect_mean_ms: float
+
+
 class Status(Struct, frozen=True):
     """What ``symphony status --json`` prints. `config_version` is 0 while nobody knows it."""
 
@@ -84,6 +101,7 @@ class Status(Struct, frozen=True):
     listeners: tuple[ListenerStatus, ...]
     actors: tuple[ActorStatus, ...]
     connections: ConnectionTotals
+    upstreams: tuple[UpstreamStatus, ...] = ()
 
 
 async def gather_status(runtime_dir: str, pid: int) -> Status:
@@ -97,6 +115,10 @@ async def gather_status(runtime_dir: str, pid: int) -> Status:
     )
     described = [answer for answer in acceptors if isinstance(answer, AcceptorDescription)]
     answering = {answer.name for answer in described}
+    # Any acceptor of the newest generation sees the figures of all.
+    upstreams = await gather_upstreams(
+        runtime_dir, [name for name in acceptor_names[::-1] if name in answering]
+    )
     if isinstance(config, ConfigDescription):
         answering.add(REGISTRY)
         file, version, routes = config.file, config.version, config.routes
@@ -115,6 +137,23 @@ async def gather_status(runtime_dir: str, pid: int) -> Status:
         listeners=_listeners(service, described),
         actors=_actors(tree, answering, {REGISTRY, *acceptor_names}, service, described),
         connections=_connections(service, described),
+        upstreams=tuple(_upstream(route.route, found) for route in upstreams for found in route.upstreams),
+    )
+
+
+def _upstream(route: str, found: UpstreamDescription) -> UpstreamStatus:
+    mean_us = found.connect_us / found.connections if found.connections else 0.0
+    return UpstreamStatus(
+        route=route,
+        upstream=found.upstream,
+        weight=found.weight,
+        state=found.state,
+        active=found.active,
+        connections=found.connections,
+        failures=found.failures,
+        bytes_up=found.bytes_up,
+        bytes_down=found.bytes_down,
+        connect_mean_ms=round(mean_us / 1000, 3),
     )
 
 

@@ -127,6 +127,7 @@ def acceptor_group(
             blueprint.base,
             pages,
             tenure=generation.tenure,
+            closed_upstreams=generation.closed_upstreams,
         )
         run = partial(run_acceptor, settings=settings)
         shutdown_s = time_to_stop(drain_timeout_s)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from symphony.api.status import Status
+from symphony.api.status import Status, UpstreamStatus
+
+PLAIN_WIDTH = 240
+"""Where the output is no terminal, lines are to be whole rather than short."""
+UPSTREAMS_SHOWN = 30
+WELL = "up"
 
 
 def print_status(status: Status) -> None:
     """Print `status` as tables; without colour and lines where the output is no terminal."""
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     console.print(
         f"symphony {status.version}, pid {status.pid}, up {render_duration(status.uptime_s)}", highlight=False
     )
@@ -29,6 +38,7 @@ def print_status(status: Status) -> None:
     console.print(listeners)
     if status.connections.held:
         console.print(f"{status.connections.held} of them held (symphony suspended lists them)")
+    _print_upstreams(console, status.upstreams)
     actors = _table("actor", "pid", "state", "active", "restarts", "uptime")
     for actor in status.actors:
         colour = {"running": "green", "draining": "yellow"}.get(actor.state, "red")
@@ -48,6 +58,30 @@ def print_status(status: Status) -> None:
         console.print(errors)
 
 
+def _print_upstreams(console: Console, upstreams: Sequence[UpstreamStatus]) -> None:
+    """Print all of them, or, where that would be too long, those that are not as they should be."""
+    shown = upstreams
+    if len(upstreams) > UPSTREAMS_SHOWN:
+        shown = [upstream for upstream in upstreams if upstream.state != WELL]
+        hidden = len(upstreams) - len(shown)
+        console.print(f"{len(upstreams)} upstreams, {hidden} of them {WELL}", highlight=False)
+    if not shown:
+        return
+    table = _table("route", "upstream", "state", "weight", "active", "connections", "failures")
+    for upstream in shown:
+        colour = "green" if upstream.state == WELL else "red"
+        table.add_row(
+            escape(upstream.route or "(default)"),
+            escape(upstream.upstream),
+            f"[{colour}]{upstream.state}[/]",
+            str(upstream.weight),
+            str(upstream.active),
+            str(upstream.connections),
+            str(upstream.failures),
+        )
+    console.print(table)
+
+
 def render_duration(seconds: float) -> str:
     """Write a time the short way: ``4 s``, ``3 min 10 s``, ``2 h 5 min``, ``12 d 3 h``."""
     whole = int(seconds)
@@ -64,5 +98,6 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     table.add_column(first)
     for name in others:
-        table.add_column(name, justify="left" if name == "state" else "right")
+        text = name in ("state", "upstream")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
     return table

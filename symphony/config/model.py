@@ -50,6 +50,22 @@ class MutualTls(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
     ] = True
 
 
+class HealthCheck(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Connections that are made only to see whether an upstream takes them."""
+
+    interval_ms: Annotated[
+        int, Meta(ge=100, le=86_400_000, description="From the end of one check to the next.")
+    ] = 5000
+    timeout_ms: Annotated[
+        int, Meta(ge=1, le=86_400_000, description="A check that takes longer has failed.")
+    ] = 2000
+    rise: Annotated[int, Meta(ge=1, le=100, description="Good checks in a row that bring it back.")] = 2
+    fall: Annotated[int, Meta(ge=1, le=100, description="Failed checks in a row that put it out.")] = 3
+    tls: Annotated[bool, Meta(description="A check includes a TLS handshake; any certificate will do.")] = (
+        False
+    )
+
+
 class _Upstream(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What all kinds of upstreams have."""
 
@@ -57,6 +73,15 @@ class _Upstream(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
     weight: Annotated[
         int, Meta(ge=1, le=1000, description="Its share of the connections, beside the others'.")
     ] = 1
+    max_fails: Annotated[
+        int, Meta(ge=0, le=1000, description="Failed connections that put it out for a while; 0 = never.")
+    ] = 3
+    fail_timeout_ms: Annotated[
+        int, Meta(ge=100, le=86_400_000, description="Within which they count, and for how long it is out.")
+    ] = 10000
+    health_check: Annotated[
+        HealthCheck | None, Meta(description="Look by itself whether it takes connections.")
+    ] = None
 
 
 class TcpUpstream(

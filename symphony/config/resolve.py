@@ -24,6 +24,7 @@ from symphony.config.check import (
     render_address,
 )
 from symphony.config.check_identity import check_client_header, check_trusted_proxies
+from symphony.config.check_upstreams import UpstreamsSeen
 from symphony.config.credentials import Credentials
 from symphony.config.model import Config, Listener, Route, Upstream
 from symphony.config.networks import NetworkLists
@@ -123,6 +124,7 @@ class _Resolver:
         self._networks = NetworkLists(document.directory, sightings)
         self._broken: set[int] = set()
         self._upstreams: dict[Upstream, Upstream] = {}
+        self._upstreams_seen = UpstreamsSeen()
         self._policies: dict[TlsPolicy, int] = {}
 
     def run(self) -> Loaded:
@@ -267,6 +269,7 @@ class _Resolver:
             self._upstream(upstream, place, position, problems)
             for position, upstream in enumerate(route.upstreams)
         )
+        self._upstreams_seen.check(upstreams, place, problems)
         identity = authority = ""
         if route.cert is not None:
             identity = self._credentials.identity(route.cert, f"{place}.cert", problems)

@@ -215,7 +215,7 @@ class Connector:
         if blameless:
             slot.record.abandoned()
         else:
-            slot.record.failed()
+            slot.failed(detail or reason.value)
         if reason is Reason.UPSTREAM_BUSY:
             self._busy.append(slot)
         self._last = (reason, f"{slot.upstream.label}: {detail or reason.value}")

@@ -8,6 +8,7 @@ from symphony.mailbox.envelope import Refused
 from symphony.messages.events import Blocked, EventsSubscribed, Released, SubscribeEvents, Suspended
 from symphony.messages.held import HeldPage, HeldResolved, ListHeld, ResolveHeld
 from symphony.messages.totals import AcceptorTotals, DescribeTotals
+from symphony.messages.upstreams import DescribeUpstreams, UpstreamsDescription
 
 
 class DescribeAcceptor(Struct, frozen=True, array_like=True, tag=True):
@@ -44,10 +45,13 @@ class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
     held: int = 0
 
 
-AcceptorRequest = DescribeAcceptor | DescribeTotals | SubscribeEvents | ListHeld | ResolveHeld
+AcceptorRequest = (
+    DescribeAcceptor | DescribeTotals | DescribeUpstreams | SubscribeEvents | ListHeld | ResolveHeld
+)
 AcceptorReply = (
     AcceptorDescription
     | AcceptorTotals
+    | UpstreamsDescription
     | EventsSubscribed
     | HeldPage
     | HeldResolved

@@ -13,13 +13,16 @@ from symphony.observe.records import route_area, upstream_area
 
 
 class Books:
-    """All pages that are in use, and what stood in those that no longer are."""
+    """All pages that are in use, and what stood in those that no longer are.
+
+    `closed_upstreams` has the records of upstreams of the latter, added up.
+    """
 
     def __init__(self) -> None:
         self._pages: list[CounterPage] = []
         self._closed = Totals()
         self._closed_routes = route_area()
-        self._closed_upstreams = upstream_area()
+        self.closed_upstreams = upstream_area()
 
     @property
     def pages(self) -> tuple[CounterPage, ...]:
@@ -38,7 +41,7 @@ class Books:
             page.forget_active()
             self._closed.add(page)
             self._closed_routes.take_over(page.routes)
-            self._closed_upstreams.take_over(page.upstreams)
+            self.closed_upstreams.take_over(page.upstreams)
             self._pages.remove(page)
 
     def totals(self) -> Totals:

@@ -12,7 +12,7 @@ still open. What has no number at all counts in memory of its own from the begin
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -30,13 +30,24 @@ BYTES_UP = 4
 BYTES_DOWN = 5
 CONNECT_US = 6
 """Upstreams only, from here on: what connecting took, added up, in microseconds."""
+TALLY = 7
+STATEMENT = 8
+CHECK = 9
+CHECKING = 10
+"""What this acceptor says of the upstream's health (:mod:`symphony.routing.health`), and since when it checks it."""
 
 ROUTE_WORDS = 6
-UPSTREAM_WORDS = 7
+UPSTREAM_WORDS = 11
+
+_HIGHEST = 0
+_CHANGES = 1
+_CHANGED = 2
+CHANGES_KEPT = 62
+_HEADER = _CHANGED + CHANGES_KEPT
 
 
 class RecordArea:
-    """One acceptor's records of one kind. `words` begins with one record's worth of which only the first is used."""
+    """One acceptor's records of one kind. Before them, `words` has which numbers were used, and which changed last."""
 
     __slots__ = ("_memory", "capacity", "size", "words")
 
@@ -45,12 +56,12 @@ class RecordArea:
         self.size = size
         self.capacity = capacity
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
-        self._memory = mmap.mmap(-1, (capacity + 1) * size * _WORD, flags=flags)
+        self._memory = mmap.mmap(-1, (_HEADER + capacity * size) * _WORD, flags=flags)
         self.words: memoryview = memoryview(self._memory).cast("q")
 
     def at(self, number: int) -> int:
         """Where the record of `number` begins."""
-        return (number + 1) * self.size
+        return _HEADER + number * self.size
 
     def claim(self, number: int, owner: int) -> int:
         """Return where the record of `number` begins, cleared unless it is the record of `owner` already."""
@@ -59,24 +70,50 @@ class RecordArea:
             for word in range(at, at + self.size):
                 words[word] = 0
             words[at + OWNER] = owner
-        if number >= words[0]:
-            words[0] = number + 1
+        if number >= words[_HIGHEST]:
+            words[_HIGHEST] = number + 1
         return at
+
+    def announce(self, number: int) -> None:
+        """Let the others know that there is news in the record of `number`."""
+        words = self.words
+        count = words[_CHANGES]
+        words[_CHANGED + count % CHANGES_KEPT] = number
+        words[_CHANGES] = count + 1
+
+    @property
+    def changes(self) -> int:
+        """How often there has been news."""
+        count: int = self.words[_CHANGES]
+        return count
+
+    def changed_since(self, seen: int) -> list[int] | None:
+        """The numbers that there was news of since :attr:`changes` was `seen`; None when there are too many to tell."""
+        count = self.changes
+        if count - seen > CHANGES_KEPT:
+            return None
+        words = self.words
+        return [words[_CHANGED + change % CHANGES_KEPT] for change in range(seen, count)]
 
     def forget_active(self) -> None:
         """Set the gauges to zero: a new incarnation holds no connection of the old one."""
-        for number in range(self.words[0]):
+        for number in range(self.words[_HIGHEST]):
             self.words[self.at(number) + ACTIVE] = 0
 
     def take_over(self, other: RecordArea) -> None:
-        """Add all that was counted in `other`, an area of the same kind, whose process is gone."""
-        for number in range(other.words[0]):
+        """Add all that was counted in `other`, an area of the same kind, whose process is gone, and clear it there.
+
+        So whoever reads both finds everything once.
+        """
+        for number in range(other.words[_HIGHEST]):
             start = other.at(number)
             record = other.words[start : start + other.size].tolist()
             if record[OWNER]:
                 at = self.claim(number, record[OWNER])
-                for word in range(CONNECTIONS, self.size):
+                for word in range(CONNECTIONS, min(self.size, TALLY)):
                     self.words[at + word] += record[word]
+                for word in range(start, start + other.size):
+                    other.words[word] = 0
 
 
 def upstream_area() -> RecordArea:
@@ -158,6 +195,12 @@ class Record:
         at = self.at
         return sum(view[at] for view in self.views)
 
+    def said(self, word: int) -> list[int]:
+        """What stands at `word` in the records of all acceptors that count for the same owner, this one's included."""
+        at = self.at
+        owner = self.words[at + OWNER]
+        return [view[at + word] for view in self.views if view[at + OWNER] == owner]
+
     @property
     def totals(self) -> Totals:
         """All that this acceptor alone has counted."""
@@ -177,11 +220,12 @@ class Record:
         self.views = (self.words,)
 
     def _move(self, words: memoryview, at: int) -> None:
-        """Add what is counted here to what stands at `at`, as after the restart of this process."""
+        """Add what is counted here to what stands at `at`: after a restart of this process, that is something."""
         old, old_at = self.words, self.at
         for word in range(self.SIZE):
             if word != OWNER:
-                words[at + word] += old[old_at + word]
+                mine, there = old[old_at + word], words[at + word]
+                words[at + word] = mine + there if word < TALLY else max(mine, there)
                 old[old_at + word] = 0
         self.words, self.at = words, at
 
@@ -226,6 +270,13 @@ class RecordBook(Generic[R]):
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(list(self._by_key.values()))
+
+    def at_number(self, number: int) -> R | None:
+        """The record that has `number`, if this acceptor counts for it."""
+        return self._by_number.get(number)
 
     def record(self, key: str, number: int = -1) -> R:
         """Return the record of `key`, the same one for as long as somebody holds it. -1 changes no number."""

@@ -14,7 +14,7 @@ from random import random
 
 from symphony.config.model import Balance
 from symphony.routing import rendezvous
-from symphony.routing.upstream import UpstreamSlot
+from symphony.routing.upstream import UpstreamSlot, now_ms
 
 COMPARED = 128
 """How many loads are read at most for one choice. Of more upstreams (divided by the number of acceptors) so many are
@@ -29,19 +29,34 @@ class Balancer:
     This one is for a single slot; with more of them a subclass says which.
     """
 
-    __slots__ = ("slots",)
+    __slots__ = ("_impaired", "slots")
 
-    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
+    def __init__(
+        self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str] = (), turn: int = 0
+    ) -> None:
+        """`impaired` has, at any time, the labels of all upstreams that there is something against."""
         self.slots = slots
+        self._impaired = impaired
 
     def pick(self, excluded: Collection[UpstreamSlot] = (), address: str = "") -> UpstreamSlot | None:
-        """Return the slot for a client at `address` that is not in `excluded` (those already tried), or None."""
+        """Return the slot for a client at `address` that is not in `excluded` (those already tried), or None.
+
+        While none of the others is in good health, the least bad one is returned.
+        """
         slots: Sequence[UpstreamSlot] = self.slots
-        if excluded:
-            slots = [slot for slot in slots if slot not in excluded]
+        if excluded or self._impaired:
+            slots = self._candidates(excluded)
         if len(slots) > 1:
             return self._choose(slots, address)
         return slots[0] if slots else None
+
+    def _candidates(self, excluded: Collection[UpstreamSlot]) -> Sequence[UpstreamSlot]:
+        left = [slot for slot in self.slots if slot not in excluded]
+        if not self._impaired or len(left) < 2:
+            return left
+        now = now_ms()
+        good = [slot for slot in left if slot.record.health.available(now)]
+        return good or [min(left, key=lambda slot: slot.record.health.badness)]
 
     def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
         """Return one of `slots`, two or more of :attr:`slots` in their order."""
@@ -53,11 +68,13 @@ class LeastConnections(Balancer):
 
     __slots__ = ("_next", "_places", "_ties")
 
-    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
-        super().__init__(slots, turn)
+    def __init__(
+        self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str] = (), turn: int = 0
+    ) -> None:
+        super().__init__(slots, impaired)
         self._next = turn
         self._places = {slot: place for place, slot in enumerate(slots)}
-        self._ties = RoundRobin(slots, turn) if len({slot.weight for slot in slots}) > 1 else None
+        self._ties = RoundRobin(slots, turn=turn) if len({slot.weight for slot in slots}) > 1 else None
 
     def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
         count = len(slots)
@@ -112,8 +129,12 @@ class RoundRobin(Balancer):
 
     __slots__ = ("_credit",)
 
-    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
-        super().__init__(slots[turn:] + slots[:turn])  # of equal credits the first in this order is taken
+    def __init__(
+        self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str] = (), turn: int = 0
+    ) -> None:
+        super().__init__(
+            slots[turn:] + slots[:turn], impaired
+        )  # of equal credits the first in this order is taken
         self._credit = dict.fromkeys(slots, 0)
 
     def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
@@ -155,8 +176,10 @@ class IpHash(Balancer):
 
     __slots__ = ("_labels",)
 
-    def __init__(self, slots: tuple[UpstreamSlot, ...], turn: int = 0) -> None:
-        super().__init__(slots, turn)
+    def __init__(
+        self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str] = (), turn: int = 0
+    ) -> None:
+        super().__init__(slots, impaired)
         self._labels = {slot: rendezvous.digest(slot.upstream.label) for slot in slots}
 
     def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:

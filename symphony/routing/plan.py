@@ -16,10 +16,11 @@ from structlog import get_logger
 
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.observe.counters import CounterPage
-from symphony.observe.records import RecordBook, RouteRecord
+from symphony.observe.records import RecordArea, RecordBook, RouteRecord
 from symphony.protection.cidr import CidrSet
 from symphony.protection.guard import Guard, make_guard
 from symphony.routing.balancer import Balancer
+from symphony.routing.checks import CheckTarget, check_target
 from symphony.routing.pool import UpstreamPool
 from symphony.routing.suspension import Suspension, suspension_of
 from symphony.routing.table import RouteTable
@@ -85,10 +86,14 @@ class PlannedRoute:
 
 
 class Plan:
-    """What an acceptor serves: one version of everything. `guards` has one per listener, None for no protection."""
+    """What an acceptor serves: one version of everything. `guards` has one per listener, None for no protection.
+
+    `checks` has the upstreams that are checked, by their labels: the first of several entries for one decides how.
+    """
 
     __slots__ = (
         "access_log_rate",
+        "checks",
         "drain_timeout_s",
         "guards",
         "listeners",
@@ -99,7 +104,11 @@ class Plan:
     )
 
     def __init__(
-        self, snapshot: Snapshot, table: RouteTable[PlannedRoute], guards: Mapping[str, Guard | None]
+        self,
+        snapshot: Snapshot,
+        table: RouteTable[PlannedRoute],
+        guards: Mapping[str, Guard | None],
+        checks: Mapping[str, CheckTarget],
     ) -> None:
         self.version = snapshot.version
         self.read_buffer_size = snapshot.read_buffer_size
@@ -111,14 +120,23 @@ class Plan:
         self.routes = snapshot.routes
         self.table = table
         self.guards = guards
+        self.checks = checks
 
 
 class Planner:
     """Builds plans, and carries over what does not change from one to the next: contexts, balancers, records."""
 
-    def __init__(self, pages: Sequence[CounterPage] = (), index: int = 0) -> None:
-        """`pages` are those of all acceptors, of which this one is number `index`; none: nothing is shared."""
-        self.upstreams = UpstreamPool([page.upstreams for page in pages], index)
+    def __init__(
+        self,
+        pages: Sequence[CounterPage] = (),
+        index: int = 0,
+        closed_upstreams: RecordArea | None = None,
+    ) -> None:
+        """`pages` are those of all acceptors, of which this one is number `index`; none: nothing is shared.
+
+        `closed_upstreams` has what acceptors that are gone for good have counted for upstreams.
+        """
+        self.upstreams = UpstreamPool([page.upstreams for page in pages], index, closed_upstreams)
         areas = [page.routes for page in pages]
         self._records = RecordBook(RouteRecord, areas, areas[index] if areas else None)
         self._balancers: dict[str, tuple[RouteEntry, Balancer]] = {}
@@ -138,17 +156,23 @@ class Planner:
         by_index: Sequence[RouteContext | None] = [contexts.get(policy) for policy in snapshot.policies]
         table: RouteTable[PlannedRoute] = RouteTable()
         balancers: dict[str, tuple[RouteEntry, Balancer]] = {}
+        checks: dict[str, CheckTarget] = {}
         for entry in snapshot.routes:
             chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
             balancer = self._balancer(entry)
             balancers[entry.sni] = entry, balancer
             record = self._records.record(entry.sni, entry.number)
+            for slot in balancer.slots:
+                if slot.upstream.health_check is not None:
+                    target = check_target(entry.sni, slot, slot.upstream.health_check)
+                    checks.setdefault(target.record.key, target)
             suspension = suspension_of(entry, snapshot)
             table.add(entry.sni, PlannedRoute(entry, balancer, chosen, suspension, record))
             await self._give_way()
         guards = await self._build_guards(snapshot)
         self._contexts, self._balancers = contexts, balancers
-        return Plan(snapshot, table, guards)
+        self.upstreams.forget_gone()
+        return Plan(snapshot, table, guards, checks)
 
     async def _build_guards(self, snapshot: Snapshot) -> dict[str, Guard | None]:
         networks: dict[str, CidrSet] = {}

@@ -7,9 +7,11 @@ from itertools import repeat
 from weakref import WeakSet, WeakValueDictionary
 
 from symphony.config.model import Balance, Upstream
-from symphony.observe.records import RecordArea, RecordBook
+from symphony.observe.records import RecordArea, RecordBook, Totals, add_up
 from symphony.routing.balancer import STRATEGIES, Balancer
 from symphony.routing.upstream import UpstreamRecord, UpstreamSlot
+
+LISTEN_AT_ONCE = 500
 
 
 class UpstreamPool:
@@ -20,13 +22,34 @@ class UpstreamPool:
     forgotten. An upstream without a number, such as one that only a single connection is led to, is counted here alone.
     """
 
-    __slots__ = ("_acceptors", "_index", "_records", "_sampled", "_slots")
+    __slots__ = (
+        "_areas",
+        "_closed",
+        "_heard",
+        "_impaired",
+        "_index",
+        "_records",
+        "_sampled",
+        "_slots",
+        "_to_listen",
+    )
 
-    def __init__(self, areas: Sequence[RecordArea] = (), index: int = 0) -> None:
-        """`areas` has the records of every acceptor, of which this one is number `index`; none: nothing is shared."""
-        self._acceptors = max(1, len(areas))
+    def __init__(
+        self, areas: Sequence[RecordArea] = (), index: int = 0, closed: RecordArea | None = None
+    ) -> None:
+        """`areas` has the records of every acceptor, of which this one is number `index`; none: nothing is shared.
+
+        `closed` has what acceptors counted that are gone for good.
+        """
+        self._areas = areas
+        self._closed = () if closed is None else (closed,)
         self._index = index
-        self._records = RecordBook(UpstreamRecord, areas, areas[index] if areas else None)
+        self._heard = [area.changes for area in areas]
+        self._to_listen: list[UpstreamRecord] = []
+        impaired = self._impaired = set[str]()
+        self._records = RecordBook(
+            lambda label: UpstreamRecord(label, impaired), areas, areas[index] if areas else None
+        )
         self._slots: WeakValueDictionary[Upstream, UpstreamSlot] = WeakValueDictionary()
         self._sampled: WeakSet[UpstreamSlot] = WeakSet()
 
@@ -54,7 +77,40 @@ class UpstreamPool:
         if len(slots) < 2:
             return Balancer(slots)
         # Each acceptor begins at another upstream: otherwise those that start together would all choose the first.
-        return STRATEGIES[strategy](slots, self._index * len(slots) // self._acceptors)
+        turn = self._index * len(slots) // max(1, len(self._areas))
+        return STRATEGIES[strategy](slots, self._impaired, turn)
+
+    def listen(self) -> bool:
+        """Take what other acceptors have found out about upstreams since the last time.
+
+        Returns whether there is more than can be taken at one go.
+        """
+        waiting = self._to_listen
+        for at, area in enumerate(self._areas):
+            changes = area.changes
+            if at == self._index or changes == self._heard[at]:
+                continue
+            numbers = area.changed_since(self._heard[at])
+            self._heard[at] = changes
+            if numbers is None:
+                waiting[:] = self._records
+            else:
+                waiting.extend(filter(None, map(self._records.at_number, numbers)))
+        for record in waiting[-LISTEN_AT_ONCE:]:
+            record.listen()
+        del waiting[-LISTEN_AT_ONCE:]
+        return bool(waiting)
+
+    def totals(self, slot: UpstreamSlot) -> Totals:
+        """What all acceptors have counted for a slot's upstream."""
+        record = slot.record
+        if record.number < 0:
+            return record.totals
+        return add_up((*self._areas, *self._closed), record.number, record.key)
+
+    def forget_gone(self) -> None:
+        """Forget what was against upstreams that nobody has to do with any more."""
+        self._impaired.intersection_update([record.key for record in self._records])
 
     def take_samples(self, samples: Iterable[tuple[int, int, int]]) -> None:
         """Take CPU use as (pid, tid, permille); a thread that is not among them counts as idle."""

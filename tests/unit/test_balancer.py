@@ -71,6 +71,7 @@ def test_connections_spread_evenly() -> None:
     assert [slot.active for slot in balancer.slots] == [10, 10, 10]
 
 
+@settings(deadline=None)
 @given(small_weights)
 def test_connections_spread_by_weight(weights: list[int]) -> None:
     balancer = UpstreamPool().balancer(upstreams(len(weights), weights))
@@ -150,6 +151,7 @@ def test_acceptors_do_not_all_begin_with_the_same_upstream(strategy: Balance) ->
     assert len(set(first)) == 4
 
 
+@settings(deadline=None)
 @given(small_weights, st.integers(0, 20))
 def test_round_robin_is_exact_over_every_cycle(weights: list[int], before: int) -> None:
     balancer = UpstreamPool().balancer(upstreams(len(weights), weights), strategy="round_robin")
@@ -159,6 +161,7 @@ def test_round_robin_is_exact_over_every_cycle(weights: list[int], before: int) 
     assert all(cycle[slot] == slot.weight for slot in balancer.slots)
 
 
+@settings(deadline=None)
 @given(small_weights)
 def test_round_robin_is_never_far_from_its_shares(weights: list[int]) -> None:
     balancer = UpstreamPool().balancer(upstreams(len(weights), weights), strategy="round_robin")

@@ -87,9 +87,10 @@ def test_records_of_routes_are_added_up_by_their_owners() -> None:
     other.opened()
     closed.take_over(gone)
     closed.take_over(former)
-    closed.take_over(gone)
-    totals = add_up((closed,), 3, "a.example")
-    assert (totals.connections, totals.bytes_up, totals.bytes_down, totals.active) == (6, 60, 4, 0)
+    closed.take_over(gone)  # of which there is nothing left
+    for areas in ((closed,), (closed, gone, former)):
+        totals = add_up(areas, 3, "a.example")
+        assert (totals.connections, totals.bytes_up, totals.bytes_down, totals.active) == (3, 30, 2, 0)
     assert add_up((closed,), 0, "b.example").connections == 1
     assert closed.words[closed.at(1) + 1] == 0
     assert closed.words[closed.at(0) + 1] == owner_mark("b.example")

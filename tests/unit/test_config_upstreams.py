@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.model import HealthCheck
 from symphony.config.resolve import Loaded, load
 from symphony.config.snapshot import RouteEntry
 
@@ -61,6 +62,50 @@ def test_weight_out_of_range(read: Load, weight: str) -> None:
     found = problems(read(f"{UDS}, weight = {weight}"))
     assert list(found) == ["routes[0].upstreams[0].weight"]
     assert found["routes[0].upstreams[0].weight"].startswith("expected an integer from 1 to 1000, found ")
+
+
+def test_health_keys(read: Load) -> None:
+    checked = "health_check = { interval_ms = 250, timeout_ms = 100, rise = 1, fall = 5, tls = true }"
+    route = only_route(read(TCP, UDS + f", max_fails = 0, fail_timeout_ms = 100, {checked}"))
+    plain, other = route.upstreams
+    assert (plain.max_fails, plain.fail_timeout_ms, plain.health_check) == (3, 10_000, None)
+    assert (other.max_fails, other.fail_timeout_ms) == (0, 100)
+    assert other.health_check == HealthCheck(interval_ms=250, timeout_ms=100, rise=1, fall=5, tls=True)
+    (route,) = read(UDS + ", health_check = {}").require()[1].routes
+    assert route.upstreams[0].health_check == HealthCheck()
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "text"),
+    [
+        ("max_fails = -1", "max_fails", "expected an integer from 0 to 1000, found the number -1"),
+        ("fail_timeout_ms = 99", "fail_timeout_ms", "expected an integer from 100 to 86400000"),
+        ("health_check = true", "health_check", "expected a table, found the boolean true"),
+        ("health_check = { interval_ms = 1 }", "health_check.interval_ms", "expected an integer from 100 to"),
+        ("health_check = { rise = 0 }", "health_check.rise", "expected an integer from 1 to 100"),
+        ("health_check = { fall = 101 }", "health_check.fall", "expected an integer from 1 to 100"),
+        ("health_check = { interval = 1 }", "health_check.interval", "unknown key; did you mean"),
+    ],
+)
+def test_health_keys_that_are_wrong(read: Load, key: str, place: str, text: str) -> None:
+    found = problems(read(f"{UDS}, {key}"))
+    assert list(found) == [f"routes[0].upstreams[0].{place}"]
+    assert found[f"routes[0].upstreams[0].{place}"].startswith(text)
+
+
+def test_one_upstream_is_checked_in_one_way(read: Load) -> None:
+    more = (
+        "[[routes]]\nsni = 'b'\nterminate_tls = false\n"
+        f"upstreams = [{{ {UDS}, weight = 2, health_check = {{ fall = 1 }} }}, {{ {TCP}, health_check = {{}} }}]"
+    )
+    assert not problems(read(UDS + ", health_check = { fall = 1 }", TCP, keys=more))
+    loaded = read(UDS + ", health_check = {}", keys=more)
+    place = "routes[1].upstreams[0].health_check"
+    assert list(problems(loaded)) == [place]
+    assert problems(loaded)[place].startswith(
+        'is another one than routes[0].upstreams[0].health_check, for the same upstream "unix:/run/a.sock"'
+    )
+    assert loaded.broken == ("b",)
 
 
 def test_unknown_strategy(read: Load) -> None:

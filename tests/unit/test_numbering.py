@@ -106,6 +106,7 @@ TestReloads = Reloads.TestCase
 TestReloads.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), unique=True, max_size=40), st.lists(st.integers(1, 60), unique=True))
 def test_routes_are_numbered_as_upstreams_are(first: list[int], second: list[int]) -> None:
     one = number_snapshot(snapshot(*(route(str(name)) for name in first)), None)

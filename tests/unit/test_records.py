@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 
 import pytest
 
@@ -28,7 +29,7 @@ class Acceptors:
         self.books = [self.book(index) for index in range(count)]
 
     def book(self, index: int) -> RecordBook[UpstreamRecord]:
-        return RecordBook(UpstreamRecord, self.areas, self.areas[index])
+        return RecordBook(lambda key: UpstreamRecord(key, set()), self.areas, self.areas[index])
 
     def restart(self, index: int) -> None:
         self.pages[index].forget_active()
@@ -55,7 +56,7 @@ def test_everybody_sees_the_sum(acceptors: Acceptors) -> None:
     one.begin()
     one.connected(30)
     two.begin()
-    two.failed()
+    two.failed(0, 100, "refused")
     two.begin()
     assert one.active == two.active == 2
     assert acceptors.total(3, "u") == Totals(2, 2, 1, 10, 20, 100)
@@ -134,10 +135,12 @@ def test_an_acceptor_that_lags_behind_is_not_added(acceptors: Acceptors) -> None
 def test_totals_survive_the_process_and_gauges_do_not(acceptors: Acceptors) -> None:
     pid = os.fork()
     if pid == 0:
-        record = acceptors.books[0].record("u", 2)
-        one_connection(record)
-        record.begin()
-        os.kill(os.getpid(), 9)
+        try:
+            record = acceptors.books[0].record("u", 2)
+            one_connection(record)
+            record.begin()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     reader = acceptors.books[1].record("u", 2)
     assert acceptors.total(2, "u") == Totals(1, 1, 0, 10, 20, 70)
@@ -174,8 +177,8 @@ def test_routes() -> None:
 def test_records_do_not_overlap_and_nothing_is_backed_before_it_is_used() -> None:
     area = RecordArea(6, 1000)
     begins = [area.at(number) for number in range(area.capacity)]
-    assert begins[0] >= 1 and all(b - a == 6 for a, b in itertools.pairwise(begins))
-    assert begins[-1] + 6 == len(area.words)
+    assert begins[0] >= 1 and all(b - a == area.size for a, b in itertools.pairwise(begins))
+    assert begins[-1] + area.size == len(area.words)
     before = shared_kib()
     pages = [CounterPage([]) for _ in range(8)]
     for page in pages:
