@@ -53,6 +53,7 @@ from symphony.protection.limiter import RouteLimiter
 from symphony.protection.source_gate import SourceGate
 from symphony.relay.host import RelayHost, owner_of
 from symphony.relay.sockets import shut_reading
+from symphony.routing.affinity import AffinityTable
 from symphony.routing.describe import describe_upstreams
 from symphony.routing.plan import Plan, Planner
 from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError
@@ -89,6 +90,7 @@ class AcceptorSettings:
     pages: Sequence[CounterPage]
     tenure: Tenure | None = None
     closed_upstreams: RecordArea | None = None
+    affinity: AffinityTable | None = None
     registry: str = "route-registry"
     limiter: str = "rate-limiter"
     sampler: str = "cpu-sampler"
@@ -103,7 +105,7 @@ class Acceptor(Actor):
         self._page = settings.pages[settings.index]
         self._neighbours = Neighbourhood(settings.index, len(settings.names))
         self._tenure = settings.tenure or Tenure(len(settings.names), Stage.HOLDING)
-        self._planner = Planner(settings.pages, settings.index, settings.closed_upstreams)
+        self._planner = Planner(settings.pages, settings.index, settings.closed_upstreams, settings.affinity)
         self._state: ServingState | None = None
         self._prober: Prober | None = None
         self._resolutions: Resolutions | None = None

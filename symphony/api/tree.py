@@ -34,6 +34,7 @@ from symphony.api.telemetry import TelemetrySource
 from symphony.config.model import Admin
 from symphony.host.activation import PassedSocket
 from symphony.observe.counters import CounterPage
+from symphony.routing.affinity import AffinityTable
 from symphony.tls.context import BaseContext
 
 # A child whose event loop says nothing for so long is hung: connections would wait for it without end.
@@ -53,7 +54,7 @@ class Blueprint:
     """What stays the same in a tree for as long as it lives.
 
     `demo_path` is the demo upstream's socket, None for no demo; `passed` are the service manager's sockets; `base` is
-    what lets sessions resume in every acceptor.
+    what lets sessions resume in every acceptor; `affinity` is where they remember clients together.
     """
 
     config_file: str
@@ -63,6 +64,7 @@ class Blueprint:
     admin: Admin | None = None
     passed: tuple[PassedSocket, ...] = ()
     base: BaseContext = field(default_factory=BaseContext)
+    affinity: AffinityTable = field(default_factory=AffinityTable)
 
 
 def compose_tree(blueprint: Blueprint, first: Generation, drain_timeout_s: float) -> GroupSpec:
@@ -128,6 +130,7 @@ def acceptor_group(
             pages,
             tenure=generation.tenure,
             closed_upstreams=generation.closed_upstreams,
+            affinity=blueprint.affinity,
         )
         run = partial(run_acceptor, settings=settings)
         shutdown_s = time_to_stop(drain_timeout_s)

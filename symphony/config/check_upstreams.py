@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from symphony.config.model import HealthCheck, Upstream
+from symphony.config.model import HealthCheck, Route, Upstream
 from symphony.config.problem import Problem
 from symphony.config.wording import quoted
 
@@ -15,8 +15,25 @@ class UpstreamsSeen:
     def __init__(self) -> None:
         self._checks: dict[str, tuple[HealthCheck, str]] = {}
 
-    def check(self, upstreams: Sequence[Upstream], place: str, problems: list[Problem]) -> None:
-        """Find upstreams of the route at `place` that are to be checked in another way than by an earlier entry."""
+    def check(self, route: Route, upstreams: Sequence[Upstream], place: str, problems: list[Problem]) -> None:
+        """Find what does not go together among `upstreams`, those of `route`, and with those of earlier routes."""
+        if upstreams and upstreams[0].ip_affinity:
+            if route.balance in ("round_robin", "random"):
+                text = (
+                    f"{quoted(route.balance)} contradicts ip_affinity, by which the client's address chooses: "
+                    "expected one of them"
+                )
+                problems.append(Problem(f"{place}.balance", text))
+        else:
+            for index, upstream in enumerate(upstreams):
+                if upstream.ip_affinity:
+                    text = (
+                        "means nothing here: expected it in the first entry, which decides for the whole list"
+                    )
+                    problems.append(Problem(f"{place}.upstreams[{index}].ip_affinity", text))
+        self._check_health(upstreams, place, problems)
+
+    def _check_health(self, upstreams: Sequence[Upstream], place: str, problems: list[Problem]) -> None:
         for index, upstream in enumerate(upstreams):
             settings = upstream.health_check
             if settings is None:

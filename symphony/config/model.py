@@ -79,6 +79,13 @@ class _Upstream(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
     fail_timeout_ms: Annotated[
         int, Meta(ge=100, le=86_400_000, description="Within which they count, and for how long it is out.")
     ] = 10000
+    ip_affinity: Annotated[
+        bool,
+        Meta(description="A client's address stays with its upstream; taken from the first entry of a list."),
+    ] = False
+    ip_affinity_ttl_ms: Annotated[
+        int, Meta(ge=1000, le=86_400_000, description="How long that is remembered without a connection.")
+    ] = 300_000
     health_check: Annotated[
         HealthCheck | None, Meta(description="Look by itself whether it takes connections.")
     ] = None

@@ -269,7 +269,7 @@ class _Resolver:
             self._upstream(upstream, place, position, problems)
             for position, upstream in enumerate(route.upstreams)
         )
-        self._upstreams_seen.check(upstreams, place, problems)
+        self._upstreams_seen.check(route, upstreams, place, problems)
         identity = authority = ""
         if route.cert is not None:
             identity = self._credentials.identity(route.cert, f"{place}.cert", problems)

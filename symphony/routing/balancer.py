@@ -14,6 +14,7 @@ from random import random
 
 from symphony.config.model import Balance
 from symphony.routing import rendezvous
+from symphony.routing.affinity import AffinityTable
 from symphony.routing.upstream import UpstreamSlot, now_ms
 
 COMPARED = 128
@@ -183,8 +184,51 @@ class IpHash(Balancer):
         self._labels = {slot: rendezvous.digest(slot.upstream.label) for slot in slots}
 
     def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
-        client, labels = rendezvous.digest(address), self._labels
+        return self.owner(slots, rendezvous.digest(address))
+
+    def owner(self, slots: Sequence[UpstreamSlot], client: int) -> UpstreamSlot:
+        """The one of `slots` that a client belongs to, whose address is given as a digest."""
+        labels = self._labels
         return max(slots, key=lambda slot: rendezvous.score(client, labels[slot], slot.weight))
+
+
+class Affinity(IpHash):
+    """The one that the client's address was led to before, and the one it belongs to when it comes anew.
+
+    A longer list moves nobody who is remembered. Who is remembered with an upstream that is out or gone is led to the
+    one that the address belongs to among the others, and stays there.
+    """
+
+    __slots__ = ("_by_number", "_route", "_table", "_ttl_ms")
+
+    def __init__(
+        self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str], table: AffinityTable, route: str
+    ) -> None:
+        """How long is remembered, the first of `slots` says. `route` keeps the routes' clients apart."""
+        super().__init__(slots, impaired)
+        self._table = table
+        self._ttl_ms = slots[0].upstream.ip_affinity_ttl_ms
+        self._route = rendezvous.digest(route)
+        self._by_number = {slot.record.number: slot for slot in slots if slot.record.number >= 0}
+
+    def pick(self, excluded: Collection[UpstreamSlot] = (), address: str = "") -> UpstreamSlot | None:
+        """Return the slot for a client at `address`, as any balancer does."""
+        slots: Sequence[UpstreamSlot] = self.slots
+        if excluded or self._impaired:
+            slots = self._candidates(excluded)
+            if not slots:
+                return None
+        client = rendezvous.digest(address)
+        key = rendezvous.mix(client, self._route)
+        now = now_ms()
+        known = self._by_number.get(self._table.recall(key, now, self._ttl_ms))
+        if known is not None and known in slots:
+            return known
+        chosen = self.owner(slots, client)
+        # One attempt that failed is no reason to move a client; an upstream that is out or gone is.
+        if chosen.record.number >= 0 and not excluded:
+            self._table.remember(key, chosen.record.number, now)
+        return chosen
 
 
 STRATEGIES: dict[Balance, type[Balancer]] = {

@@ -19,6 +19,7 @@ from symphony.observe.counters import CounterPage
 from symphony.observe.records import RecordArea, RecordBook, RouteRecord
 from symphony.protection.cidr import CidrSet
 from symphony.protection.guard import Guard, make_guard
+from symphony.routing.affinity import AffinityTable
 from symphony.routing.balancer import Balancer
 from symphony.routing.checks import CheckTarget, check_target
 from symphony.routing.pool import UpstreamPool
@@ -131,12 +132,14 @@ class Planner:
         pages: Sequence[CounterPage] = (),
         index: int = 0,
         closed_upstreams: RecordArea | None = None,
+        affinity: AffinityTable | None = None,
     ) -> None:
         """`pages` are those of all acceptors, of which this one is number `index`; none: nothing is shared.
 
-        `closed_upstreams` has what acceptors that are gone for good have counted for upstreams.
+        `closed_upstreams` has what acceptors that are gone for good have counted for upstreams; `affinity` remembers
+        clients for all acceptors.
         """
-        self.upstreams = UpstreamPool([page.upstreams for page in pages], index, closed_upstreams)
+        self.upstreams = UpstreamPool([page.upstreams for page in pages], index, closed_upstreams, affinity)
         areas = [page.routes for page in pages]
         self._records = RecordBook(RouteRecord, areas, areas[index] if areas else None)
         self._balancers: dict[str, tuple[RouteEntry, Balancer]] = {}
@@ -194,7 +197,7 @@ class Planner:
                 before.balance,
             ):
                 return balancer
-        return self.upstreams.balancer(entry.upstreams, entry.upstream_numbers, entry.balance)
+        return self.upstreams.balancer(entry.upstreams, entry.upstream_numbers, entry.balance, entry.sni)
 
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}

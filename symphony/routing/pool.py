@@ -8,7 +8,8 @@ from weakref import WeakSet, WeakValueDictionary
 
 from symphony.config.model import Balance, Upstream
 from symphony.observe.records import RecordArea, RecordBook, Totals, add_up
-from symphony.routing.balancer import STRATEGIES, Balancer
+from symphony.routing.affinity import AffinityTable
+from symphony.routing.balancer import STRATEGIES, Affinity, Balancer
 from symphony.routing.upstream import UpstreamRecord, UpstreamSlot
 
 LISTEN_AT_ONCE = 500
@@ -23,6 +24,7 @@ class UpstreamPool:
     """
 
     __slots__ = (
+        "_affinity",
         "_areas",
         "_closed",
         "_heard",
@@ -35,12 +37,17 @@ class UpstreamPool:
     )
 
     def __init__(
-        self, areas: Sequence[RecordArea] = (), index: int = 0, closed: RecordArea | None = None
+        self,
+        areas: Sequence[RecordArea] = (),
+        index: int = 0,
+        closed: RecordArea | None = None,
+        affinity: AffinityTable | None = None,
     ) -> None:
         """`areas` has the records of every acceptor, of which this one is number `index`; none: nothing is shared.
 
-        `closed` has what acceptors counted that are gone for good.
+        `closed` has what acceptors counted that are gone for good; `affinity` remembers clients for all acceptors.
         """
+        self._affinity = affinity or AffinityTable()
         self._areas = areas
         self._closed = () if closed is None else (closed,)
         self._index = index
@@ -71,9 +78,15 @@ class UpstreamPool:
         upstreams: Iterable[Upstream],
         numbers: Iterable[int] = (),
         strategy: Balance = "least_connections",
+        route: str = "",
     ) -> Balancer:
-        """Return a balancer over the slots of `upstreams`, whose numbers are given in the same order or not at all."""
+        """Return a balancer over the slots of `upstreams`, whose numbers are given in the same order or not at all.
+
+        `route` is the route's name, which keeps its clients apart from those of other routes.
+        """
         slots = tuple(dict.fromkeys(map(self.slot, upstreams, numbers or repeat(-1))))
+        if slots and slots[0].upstream.ip_affinity:  # also a single one: the list may become longer
+            return Affinity(slots, self._impaired, self._affinity, route)
         if len(slots) < 2:
             return Balancer(slots)
         # Each acceptor begins at another upstream: otherwise those that start together would all choose the first.

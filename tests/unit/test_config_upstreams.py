@@ -108,6 +108,32 @@ def test_one_upstream_is_checked_in_one_way(read: Load) -> None:
     assert loaded.broken == ("b",)
 
 
+def test_affinity_keys(read: Load) -> None:
+    first, second = only_route(read(TCP + ", ip_affinity = true, ip_affinity_ttl_ms = 1000", UDS)).upstreams
+    assert (first.ip_affinity, first.ip_affinity_ttl_ms) == (True, 1000)
+    assert (second.ip_affinity, second.ip_affinity_ttl_ms) == (False, 300_000)
+    assert not problems(read(TCP + ", ip_affinity = true", UDS + ", ip_affinity = true"))
+    assert not problems(read(TCP + ", ip_affinity = true", keys="balance = 'ip_hash'"))
+    assert list(problems(read(TCP + ", ip_affinity_ttl_ms = 999"))) == [
+        "routes[0].upstreams[0].ip_affinity_ttl_ms"
+    ]
+
+
+def test_affinity_that_nothing_comes_of(read: Load) -> None:
+    found = problems(read(TCP, UDS + ", ip_affinity = true"))
+    assert found == {
+        "routes[0].upstreams[1].ip_affinity": "means nothing here: expected it in the first entry, which decides for "
+        "the whole list"
+    }
+
+
+@pytest.mark.parametrize("balance", ["round_robin", "random"])
+def test_affinity_and_a_strategy_that_moves_clients(read: Load, balance: str) -> None:
+    found = problems(read(TCP + ", ip_affinity = true", UDS, keys=f"balance = '{balance}'"))
+    assert list(found) == ["routes[0].balance"]
+    assert found["routes[0].balance"].startswith(f'"{balance}" contradicts ip_affinity')
+
+
 def test_unknown_strategy(read: Load) -> None:
     assert problems(read(TCP, keys="balance = 'round-robin'")) == {
         "routes[0].balance": 'expected "ip_hash", "least_connections", "random" or "round_robin", found '
