@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import structlog
 
 from actors.runtime import Actor, Birth, CannotRun, run_actor
+from symphony.config.override import NoSuchUpstream
 from symphony.config.problem import ConfigError, Severity
 from symphony.config.resolve import Loaded
 from symphony.config.snapshot import ListenerEntry
 from symphony.mailbox.address import mailbox_path
+from symphony.mailbox.envelope import Refused
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.registry import (
     CertificatesDescribed,
@@ -34,6 +36,7 @@ from symphony.messages.registry import (
     Reload,
     ReloadDone,
     RoutesPublished,
+    SetUpstream,
     SnapshotApplied,
     Subscribed,
     SubscribeRoutes,
@@ -41,6 +44,7 @@ from symphony.messages.registry import (
     SubscribeTopology,
     TargetsPublished,
     TopologyPublished,
+    UpstreamSet,
 )
 from symphony.routing.certificates import served_certificates
 from symphony.routing.snapshot_keeper import SnapshotKeeper, first_error, sampled_threads
@@ -150,6 +154,8 @@ class RouteRegistry(Actor):
                 return None
             case Reload():
                 return self._reload()
+            case SetUpstream():
+                return self._set_upstream(message)
             case DescribeConfig():
                 return self._describe()
             case DescribeCertificates():
@@ -214,6 +220,19 @@ class RouteRegistry(Actor):
             for sender in tuple(self._topology_subscribers):
                 sender.push(TopologyPublished(done.topology))
         return ReloadDone(self._keeper.current.version, done.changed, done.kept, done.problems, done.topology)
+
+    async def _set_upstream(self, message: SetUpstream) -> UpstreamSet | Refused:
+        async with self._reading:
+            before = self._keeper.current.version
+            try:
+                routes = self._keeper.override(message.route, message.upstream, message.mode)
+            except NoSuchUpstream as error:
+                return Refused(str(error))
+            version = self._keeper.current.version
+            if version != before:
+                self._publish()
+        log.info("upstream_set", upstream=message.upstream, mode=message.mode, routes=list(routes))
+        return UpstreamSet(version, routes)
 
     async def _keep_listeners(self, ids: Collection[str]) -> ListenersKept:
         async with self._reading:

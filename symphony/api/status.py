@@ -87,6 +87,7 @@ class UpstreamStatus(Struct, frozen=True):
     bytes_up: int
     bytes_down: int
     connect_mean_ms: float
+    mode: str = "ready"
 
 
 class Status(Struct, frozen=True):
@@ -154,6 +155,7 @@ def _upstream(route: str, found: UpstreamDescription) -> UpstreamStatus:
         bytes_up=found.bytes_up,
         bytes_down=found.bytes_down,
         connect_mean_ms=round(mean_us / 1000, 3),
+        mode=found.mode,
     )
 
 

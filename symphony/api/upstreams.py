@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 
+from msgspec import Struct
+
+from symphony.api.names import REGISTRY
+from symphony.config.model import UpstreamMode
 from symphony.mailbox.address import mailbox_path
-from symphony.mailbox.client import MailboxClient, MailboxError
+from symphony.mailbox.client import MailboxClient, MailboxError, ask
 from symphony.messages.acceptor import AcceptorReply
+from symphony.messages.registry import (
+    ConfigDescription,
+    DescribeConfig,
+    RegistryReply,
+    SetUpstream,
+    UpstreamSet,
+)
 from symphony.messages.upstreams import DescribeUpstreams, RouteUpstreams, UpstreamsDescription
 
 _ANSWER_WITHIN_S = 1.0
 _ROUTES_AT_ONCE = 500
+_SET_WITHIN_S = 10.0
+_LOOK_EVERY_S = 0.05
 
 
 async def gather_upstreams(runtime_dir: str, acceptors: Iterable[str]) -> tuple[RouteUpstreams, ...]:
@@ -37,3 +51,41 @@ async def _ask_one(runtime_dir: str, name: str) -> tuple[RouteUpstreams, ...]:
                 return tuple(routes)
     finally:
         await client.close()
+
+
+class Done(Struct, frozen=True):
+    """What came of :func:`set_upstream`: `behind` are acceptors that have not taken it up in time."""
+
+    mode: UpstreamMode
+    routes: tuple[str, ...]
+    remaining: int
+    behind: tuple[str, ...]
+
+
+async def set_upstream(
+    runtime_dir: str, acceptors: Sequence[str], route: str, upstream: str, mode: UpstreamMode
+) -> Done:
+    """Use an upstream otherwise, and wait (for a few seconds at most) until every acceptor does.
+
+    For `route` and `mode` see :mod:`symphony.config.override`. Raises MailboxRefused when there is none such, and
+    MailboxError when the registry does not answer.
+    """
+    path = mailbox_path(runtime_dir, REGISTRY)
+    done = await ask(path, SetUpstream(route, upstream, mode), RegistryReply, _SET_WITHIN_S)
+    if not isinstance(done, UpstreamSet):
+        raise MailboxError("the answer is of another kind than was asked for")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _SET_WITHIN_S
+    while behind := await _behind(path, acceptors, done.version):
+        if loop.time() >= deadline:
+            break
+        await asyncio.sleep(_LOOK_EVERY_S)
+    found = await gather_upstreams(runtime_dir, acceptors)
+    remaining = [entry.active for row in found for entry in row.upstreams if entry.upstream == upstream]
+    return Done(mode, done.routes, max(remaining, default=0), behind)
+
+
+async def _behind(registry: str, acceptors: Sequence[str], version: int) -> tuple[str, ...]:
+    config = await ask(registry, DescribeConfig(), RegistryReply, _ANSWER_WITHIN_S)
+    applied = config.applied if isinstance(config, ConfigDescription) else {}
+    return tuple(name for name in acceptors if applied.get(name, 0) < version)

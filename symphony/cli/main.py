@@ -17,6 +17,7 @@ COMMANDS = (
     "top",
     "reload",
     "stop",
+    "upstream",
     "suspended",
     "resolve",
     "events",

@@ -15,6 +15,7 @@ PLAIN_WIDTH = 240
 """Where the output is no terminal, lines are to be whole rather than short."""
 UPSTREAMS_SHOWN = 30
 WELL = "up"
+READY = "ready"
 
 
 def print_status(status: Status) -> None:
@@ -62,18 +63,19 @@ def _print_upstreams(console: Console, upstreams: Sequence[UpstreamStatus]) -> N
     """Print all of them, or, where that would be too long, those that are not as they should be."""
     shown = upstreams
     if len(upstreams) > UPSTREAMS_SHOWN:
-        shown = [upstream for upstream in upstreams if upstream.state != WELL]
+        shown = [upstream for upstream in upstreams if upstream.state != WELL or upstream.mode != READY]
         hidden = len(upstreams) - len(shown)
         console.print(f"{len(upstreams)} upstreams, {hidden} of them {WELL}", highlight=False)
     if not shown:
         return
     table = _table("route", "upstream", "state", "weight", "active", "connections", "failures")
     for upstream in shown:
-        colour = "green" if upstream.state == WELL else "red"
+        state = upstream.state if upstream.mode == READY else f"{upstream.state}, set to {upstream.mode}"
+        colour = "green" if state == WELL else "red" if upstream.mode == READY else "yellow"
         table.add_row(
             escape(upstream.route or "(default)"),
             escape(upstream.upstream),
-            f"[{colour}]{upstream.state}[/]",
+            f"[{colour}]{state}[/]",
             str(upstream.weight),
             str(upstream.active),
             str(upstream.connections),

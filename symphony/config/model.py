@@ -14,6 +14,8 @@ from msgspec import Meta, Struct
 SourceAddressHeader = Literal["none", "proxy_protocol", "proxy_protocol_v2", "x_forwarded_for"]
 Fingerprint = Literal["ja3", "ja4"]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+UpstreamMode = Literal["ready", "drain", "down"]
+"""What an operator says of an upstream: use it as it fares, give it no new connections, or take it for unhealthy."""
 Balance = Literal["least_connections", "round_robin", "random", "ip_hash"]
 
 

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from symphony.config.model import Config
 from symphony.config.numbering import number_snapshot
+from symphony.config.override import still_meant
 from symphony.config.problem import Problem, Severity
 from symphony.config.resolve import Loaded
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy, listed_networks
@@ -63,6 +64,7 @@ def merge(previous: Snapshot, loaded: Loaded, *, started: Config | None = None) 
         kept = [route for route in previous.routes if route.sni in broken]
     kept_names = {route.sni for route in kept}
     merged = number_snapshot(_Combination(previous, loaded, new).build(kept), previous)
+    merged = msgspec.structs.replace(merged, overrides=still_meant(previous.overrides, merged))
     return Merged(
         None if merged == previous else msgspec.structs.replace(merged, version=previous.version + 1),
         tuple(route.sni for route in kept),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from symphony.config.model import Balance, Fingerprint, SourceAddressHeader, Upstream
+from symphony.config.model import Balance, Fingerprint, SourceAddressHeader, Upstream, UpstreamMode
 from symphony.protection.penalty import SourceLimits
 
 
@@ -124,10 +124,19 @@ class Numbering(Struct, frozen=True, array_like=True):
     freed: tuple[int, ...] = ()
 
 
+class UpstreamOverride(Struct, frozen=True, array_like=True):
+    """What an operator says of an upstream (by its label) of one route; never "ready", which needs no saying."""
+
+    route: str
+    upstream: str
+    mode: UpstreamMode
+
+
 class Snapshot(Struct, frozen=True, array_like=True):
     """A complete, checked configuration. `version` grows by one with every change.
 
     `networks` holds lists of networks by digest, as :meth:`symphony.protection.cidr.CidrSet.to_bytes` packs them.
+    `overrides` come from no file: they stay until they are taken back, or what they are about is gone.
     """
 
     version: int
@@ -142,6 +151,7 @@ class Snapshot(Struct, frozen=True, array_like=True):
     upstream_numbering: Numbering = Numbering()
     route_numbering: Numbering = Numbering()
     access_log_rate: float = 0.0
+    overrides: tuple[UpstreamOverride, ...] = ()
 
 
 def listed_networks(listeners: Iterable[ListenerEntry]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from symphony.config.model import UpstreamMode
 from symphony.config.problem import Problem
 from symphony.config.snapshot import ListenerEntry, Snapshot
 from symphony.config.topology import Topology
@@ -37,6 +38,24 @@ class SnapshotApplied(Struct, frozen=True, array_like=True, tag=True):
 
 class Reload(Struct, frozen=True, array_like=True, tag=True):
     """Read the configuration file again; answered by :class:`ReloadDone`."""
+
+
+class SetUpstream(Struct, frozen=True, array_like=True, tag=True):
+    """Use an upstream of a route otherwise; answered by :class:`UpstreamSet`, or refused when there is none such.
+
+    For `route` and `mode` see :mod:`symphony.config.override`; `upstream` is its label.
+    """
+
+    route: str
+    upstream: str
+    mode: UpstreamMode
+
+
+class UpstreamSet(Struct, frozen=True, array_like=True, tag=True):
+    """It is so in `routes`, from configuration `version` on."""
+
+    version: int
+    routes: tuple[str, ...]
 
 
 class DescribeConfig(Struct, frozen=True, array_like=True, tag=True):
@@ -151,6 +170,7 @@ RegistryRequest = (
     | SnapshotApplied
     | KeepListeners
     | Reload
+    | SetUpstream
     | DescribeConfig
     | DescribeLists
     | DescribeCertificates
@@ -162,6 +182,7 @@ RegistryReply = (
     | Subscribed
     | ListenersKept
     | ReloadDone
+    | UpstreamSet
     | ConfigDescription
     | ListsDescription
     | CertificatesDescribed

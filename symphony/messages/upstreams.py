@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from symphony.config.model import Balance
+from symphony.config.model import Balance, UpstreamMode
 
 
 class DescribeUpstreams(Struct, frozen=True, array_like=True, tag=True):
@@ -18,7 +18,8 @@ class UpstreamDescription(Struct, frozen=True, array_like=True):
     """One upstream of a route. Its figures are over all acceptors and all routes, since the tree started.
 
     `state` is ``up``, ``out`` (connections failed), ``trying`` (one connection is let through to see) or ``down`` (its
-    health checks fail). `connect_us` is what connecting took, added up over `connections`.
+    health checks fail). `connect_us` is what connecting took, added up over `connections`. `mode` is what an operator
+    says of it in this route.
     """
 
     upstream: str
@@ -30,6 +31,7 @@ class UpstreamDescription(Struct, frozen=True, array_like=True):
     bytes_up: int
     bytes_down: int
     connect_us: int
+    mode: UpstreamMode = "ready"
 
 
 class RouteUpstreams(Struct, frozen=True, array_like=True):

@@ -27,16 +27,18 @@ LEAST_COMPARED = 4
 class Balancer:
     """Picks one of some upstream slots. `turn` is where a strategy that goes round begins, different per acceptor.
 
-    This one is for a single slot; with more of them a subclass says which.
+    This one is for a single slot, or none; with more of them a subclass says which. Those in `reserve` are for the time
+    when none of the others is left.
     """
 
-    __slots__ = ("_impaired", "slots")
+    __slots__ = ("_impaired", "reserve", "slots")
 
     def __init__(
         self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str] = (), turn: int = 0
     ) -> None:
         """`impaired` has, at any time, the labels of all upstreams that there is something against."""
         self.slots = slots
+        self.reserve: tuple[UpstreamSlot, ...] = ()
         self._impaired = impaired
 
     def pick(self, excluded: Collection[UpstreamSlot] = (), address: str = "") -> UpstreamSlot | None:
@@ -45,7 +47,7 @@ class Balancer:
         While none of the others is in good health, the least bad one is returned.
         """
         slots: Sequence[UpstreamSlot] = self.slots
-        if excluded or self._impaired:
+        if excluded or self._impaired or not slots:
             slots = self._candidates(excluded)
         if len(slots) > 1:
             return self._choose(slots, address)
@@ -53,6 +55,9 @@ class Balancer:
 
     def _candidates(self, excluded: Collection[UpstreamSlot]) -> Sequence[UpstreamSlot]:
         left = [slot for slot in self.slots if slot not in excluded]
+        if not left:
+            left = [slot for slot in self.reserve if slot not in excluded]
+            return [min(left, key=lambda slot: slot.record.health.badness)] if left else left
         if not self._impaired or len(left) < 2:
             return left
         now = now_ms()
@@ -202,12 +207,17 @@ class Affinity(IpHash):
     __slots__ = ("_by_number", "_route", "_table", "_ttl_ms")
 
     def __init__(
-        self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str], table: AffinityTable, route: str
+        self,
+        slots: tuple[UpstreamSlot, ...],
+        impaired: Collection[str],
+        table: AffinityTable,
+        route: str,
+        ttl_ms: int,
     ) -> None:
-        """How long is remembered, the first of `slots` says. `route` keeps the routes' clients apart."""
+        """`route` keeps the routes' clients apart; `ttl_ms` is how long a client that does not come is remembered."""
         super().__init__(slots, impaired)
         self._table = table
-        self._ttl_ms = slots[0].upstream.ip_affinity_ttl_ms
+        self._ttl_ms = ttl_ms
         self._route = rendezvous.digest(route)
         self._by_number = {slot.record.number: slot for slot in slots if slot.record.number >= 0}
 
@@ -216,8 +226,8 @@ class Affinity(IpHash):
         slots: Sequence[UpstreamSlot] = self.slots
         if excluded or self._impaired:
             slots = self._candidates(excluded)
-            if not slots:
-                return None
+        if not slots or slots[0] not in self._labels:  # none is left, or only those in reserve
+            return slots[0] if slots else None
         client = rendezvous.digest(address)
         key = rendezvous.mix(client, self._route)
         now = now_ms()

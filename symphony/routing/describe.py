@@ -6,7 +6,7 @@ import asyncio
 
 from symphony.config.snapshot import RouteEntry
 from symphony.messages.upstreams import RouteUpstreams, UpstreamDescription, UpstreamsDescription
-from symphony.routing.plan import Plan
+from symphony.routing.plan import Modes, Plan
 from symphony.routing.pool import UpstreamPool
 
 _ROUTES_AT_ONCE = 32
@@ -18,13 +18,13 @@ async def describe_upstreams(
     """Describe some routes of `plan`, giving way to other work now and then."""
     routes: list[RouteUpstreams] = []
     for entry in plan.routes[max(0, first) : max(0, first + at_most)]:
-        routes.append(_describe(entry, pool))
+        routes.append(_describe(entry, pool, plan.modes.get(entry.sni, {})))
         if len(routes) % _ROUTES_AT_ONCE == 0:
             await asyncio.sleep(0)
     return UpstreamsDescription(plan.version, len(plan.routes), tuple(routes))
 
 
-def _describe(entry: RouteEntry, pool: UpstreamPool) -> RouteUpstreams:
+def _describe(entry: RouteEntry, pool: UpstreamPool, modes: Modes) -> RouteUpstreams:
     upstreams = []
     for upstream in entry.upstreams:
         slot = pool.slot(upstream)
@@ -40,6 +40,7 @@ def _describe(entry: RouteEntry, pool: UpstreamPool) -> RouteUpstreams:
                 bytes_up=totals.bytes_up,
                 bytes_down=totals.bytes_down,
                 connect_us=totals.connect_us,
+                mode=modes.get(upstream.label, "ready"),
             )
         )
     return RouteUpstreams(entry.sni, entry.balance, tuple(upstreams))

@@ -14,6 +14,7 @@ from copy import copy
 from OpenSSL import SSL
 from structlog import get_logger
 
+from symphony.config.model import UpstreamMode
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.observe.counters import CounterPage
 from symphony.observe.records import RecordArea, RecordBook, RouteRecord
@@ -31,6 +32,10 @@ LONGEST_TURN_S = 0.002
 """Building goes on in turns of this length, so that a large snapshot never holds up the connections."""
 
 log = get_logger("plan")
+
+
+Modes = Mapping[str, UpstreamMode]
+"""What an operator says of a route's upstreams, by their labels."""
 
 
 class PlannedRoute:
@@ -98,6 +103,7 @@ class Plan:
         "drain_timeout_s",
         "guards",
         "listeners",
+        "modes",
         "read_buffer_size",
         "routes",
         "table",
@@ -119,6 +125,7 @@ class Plan:
             entry.id: (index, entry) for index, entry in enumerate(snapshot.listeners)
         }
         self.routes = snapshot.routes
+        self.modes = _modes(snapshot)
         self.table = table
         self.guards = guards
         self.checks = checks
@@ -142,7 +149,7 @@ class Planner:
         self.upstreams = UpstreamPool([page.upstreams for page in pages], index, closed_upstreams, affinity)
         areas = [page.routes for page in pages]
         self._records = RecordBook(RouteRecord, areas, areas[index] if areas else None)
-        self._balancers: dict[str, tuple[RouteEntry, Balancer]] = {}
+        self._balancers: dict[str, tuple[RouteEntry, Modes, Balancer]] = {}
         self._contexts: dict[TlsPolicy, RouteContext] = {}
         self._networks: dict[str, CidrSet] = {}
         self._turn_began = 0.0
@@ -158,14 +165,16 @@ class Planner:
         contexts = await self._build_contexts(snapshot)
         by_index: Sequence[RouteContext | None] = [contexts.get(policy) for policy in snapshot.policies]
         table: RouteTable[PlannedRoute] = RouteTable()
-        balancers: dict[str, tuple[RouteEntry, Balancer]] = {}
+        balancers: dict[str, tuple[RouteEntry, Modes, Balancer]] = {}
         checks: dict[str, CheckTarget] = {}
+        modes = _modes(snapshot)
         for entry in snapshot.routes:
             chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
-            balancer = self._balancer(entry)
-            balancers[entry.sni] = entry, balancer
+            said = modes.get(entry.sni, {})
+            balancer = self._balancer(entry, said)
+            balancers[entry.sni] = entry, said, balancer
             record = self._records.record(entry.sni, entry.number)
-            for slot in balancer.slots:
+            for slot in (*balancer.slots, *balancer.reserve):
                 if slot.upstream.health_check is not None:
                     target = check_target(entry.sni, slot, slot.upstream.health_check)
                     checks.setdefault(target.record.key, target)
@@ -186,18 +195,21 @@ class Planner:
         self._networks = networks
         return {entry.id: make_guard(entry.protection, networks) for entry in snapshot.listeners}
 
-    def _balancer(self, entry: RouteEntry) -> Balancer:
+    def _balancer(self, entry: RouteEntry, modes: Modes) -> Balancer:
         """The balancer of the plan before where it would be the same: a reload is not to begin all turns anew."""
         known = self._balancers.get(entry.sni)
         if known is not None:
-            before, balancer = known
-            if (entry.upstreams, entry.upstream_numbers, entry.balance) == (
+            before, said, balancer = known
+            if (entry.upstreams, entry.upstream_numbers, entry.balance, modes) == (
                 before.upstreams,
                 before.upstream_numbers,
                 before.balance,
+                said,
             ):
                 return balancer
-        return self.upstreams.balancer(entry.upstreams, entry.upstream_numbers, entry.balance, entry.sni)
+        return self.upstreams.balancer(
+            entry.upstreams, entry.upstream_numbers, entry.balance, entry.sni, modes
+        )
 
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}
@@ -221,3 +233,11 @@ class Planner:
         if time.monotonic() - self._turn_began > LONGEST_TURN_S:
             await asyncio.sleep(0)
             self._turn_began = time.monotonic()
+
+
+def _modes(snapshot: Snapshot) -> dict[str, Modes]:
+    """What an operator says, by route."""
+    modes: dict[str, dict[str, UpstreamMode]] = {}
+    for override in snapshot.overrides:
+        modes.setdefault(override.route, {})[override.upstream] = override.mode
+    return dict(modes)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from weakref import WeakSet, WeakValueDictionary
 
-from symphony.config.model import Balance, Upstream
+from symphony.config.model import Balance, Upstream, UpstreamMode
 from symphony.observe.records import RecordArea, RecordBook, Totals, add_up
 from symphony.routing.affinity import AffinityTable
 from symphony.routing.balancer import STRATEGIES, Affinity, Balancer
@@ -79,14 +79,37 @@ class UpstreamPool:
         numbers: Iterable[int] = (),
         strategy: Balance = "least_connections",
         route: str = "",
+        modes: Mapping[str, UpstreamMode] | None = None,
     ) -> Balancer:
         """Return a balancer over the slots of `upstreams`, whose numbers are given in the same order or not at all.
 
-        `route` is the route's name, which keeps its clients apart from those of other routes.
+        `route` is the route's name, which keeps its clients apart from those of other routes; `modes` is what an
+        operator says of upstreams, by their labels.
         """
         slots = tuple(dict.fromkeys(map(self.slot, upstreams, numbers or repeat(-1))))
-        if slots and slots[0].upstream.ip_affinity:  # also a single one: the list may become longer
-            return Affinity(slots, self._impaired, self._affinity, route)
+        if not modes:
+            return self._balancer(slots, strategy, route)
+        ready, down = (
+            tuple(slot for slot in slots if modes.get(slot.upstream.label, "ready") == mode)
+            for mode in ("ready", "down")
+        )
+        balancer = self._balancer(ready, strategy, route, slots[0].upstream if slots else None)
+        balancer.reserve = down
+        return balancer
+
+    def _balancer(
+        self,
+        slots: tuple[UpstreamSlot, ...],
+        strategy: Balance,
+        route: str,
+        first: Upstream | None = None,
+    ) -> Balancer:
+        """`first` is the first entry of the list, where that is not the first of `slots`."""
+        if (
+            slots and (first or slots[0].upstream).ip_affinity
+        ):  # also a single one: the list may become longer
+            ttl_ms = (first or slots[0].upstream).ip_affinity_ttl_ms
+            return Affinity(slots, self._impaired, self._affinity, route, ttl_ms)
         if len(slots) < 2:
             return Balancer(slots)
         # Each acceptor begins at another upstream: otherwise those that start together would all choose the first.

@@ -17,8 +17,9 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from symphony.config.model import Config, UdsUpstream
+from symphony.config.model import Config, UdsUpstream, UpstreamMode
 from symphony.config.numbering import number_snapshot
+from symphony.config.override import override
 from symphony.config.problem import ConfigError, Problem, Severity
 from symphony.config.reload import keep_listeners, merge
 from symphony.config.resolve import Loaded, load
@@ -107,6 +108,17 @@ class SnapshotKeeper:
         self.current = msgspec.structs.replace(pruned, version=pruned.version + 1)
         self._save()
         return True
+
+    def override(self, route: str, upstream: str, mode: UpstreamMode) -> tuple[str, ...]:
+        """Take into `current` what an operator says of an upstream; return the names of the routes it is about.
+
+        Raises :class:`symphony.config.override.NoSuchUpstream`.
+        """
+        changed, routes = override(self.current, route, upstream, mode)
+        if changed.overrides != self.current.overrides:
+            self.current = msgspec.structs.replace(changed, version=changed.version + 1)
+            self._save()
+        return routes
 
     def outgrow(self, version: int) -> bool:
         """Make the version of `current` higher than `version`, unless it is at least that; return whether it was.

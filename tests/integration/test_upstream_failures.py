@@ -133,7 +133,8 @@ def place() -> Iterator[tuple[Site, Rooms]]:
 def last_failure(site: Site) -> dict[str, str]:
     """The last log line of a connection that failed; half a line may be there already, and is not looked at."""
     lines = [line for line in site.process.log().splitlines(True) if "connection_failed" in line]
-    found: dict[str, str] = json.loads(lines[-1] if lines[-1].endswith("\n") else lines[-2])
+    whole = [line for line in lines if line.endswith("\n")]
+    found: dict[str, str] = json.loads(whole[-1]) if whole else {"route": ""}
     return found
 
 

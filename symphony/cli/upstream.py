@@ -1,0 +1,49 @@
+"""``symphony upstream``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from symphony.cli.exits import Exit, leave
+from symphony.cli.options import config_option, runtime_dir_option
+
+if TYPE_CHECKING:
+    from symphony.config.model import UpstreamMode
+
+
+@click.command()
+@click.argument("route")
+@click.argument("upstream")
+@click.argument("mode", type=click.Choice(["drain", "ready", "down"]))
+@config_option
+@runtime_dir_option
+def command(
+    route: str, upstream: str, mode: UpstreamMode, config_file: str | None, runtime_dir: str | None
+) -> None:
+    """Take an upstream out of a route, or back in, until Symphony itself is restarted.
+
+    ROUTE is the route's sni, "default" for the default route or "*" for every route that has the upstream; UPSTREAM is
+    named as "symphony status" shows it. With "drain" it gets no new connections, and those that are open go on; with
+    "down" it is treated like one that fails: it is used only when all others are out. "ready" ends both.
+    """
+    import asyncio
+
+    from symphony.api.status import acceptors_in
+    from symphony.api.upstreams import set_upstream
+    from symphony.cli.instance import find_instance
+    from symphony.mailbox.client import MailboxError, MailboxRefused
+
+    instance = find_instance(runtime_dir, config_file)
+    try:
+        acceptors = acceptors_in(instance.runtime_dir)[::-1]
+        done = asyncio.run(set_upstream(instance.runtime_dir, acceptors, route, upstream, mode))
+    except MailboxRefused as refused:
+        leave(Exit.FAILURE, refused.reason)
+    except MailboxError as error:
+        leave(Exit.FAILURE, f"process {instance.pid} did not do it: {error}")
+    names = ", ".join(name or "(default)" for name in done.routes)
+    click.echo(f"{upstream} is set to {done.mode} in {names}: {done.remaining} connections open")
+    if done.behind:
+        leave(Exit.FAILURE, f"not yet taken up by {', '.join(done.behind)}")
