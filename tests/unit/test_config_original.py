@@ -46,7 +46,7 @@ def proxy(**changes: Any) -> dict[str, Any]:
                 "sni": "a.example",
                 "terminateTls": True,
                 "upstreams": [
-                    {"kind": "uds", "path": "/run/a-0.sock", "pid": 1, "tid": 1},
+                    {"kind": "uds", "path": "/run/a-0.sock", "ipAffinity": True, "pid": 1, "tid": 1},
                     {"kind": "uds", "path": "/run/a-1.sock"},
                 ],
                 "maxConnectionsPerSecond": 500,
