@@ -42,6 +42,8 @@ _CONFIG = """\
 workers = {workers}
 drain_timeout_ms = {drain_ms}
 
+[admin]
+
 [[listeners]]
 host = "{host}"
 port = {tls_port}

@@ -10,6 +10,7 @@ from supervisor.messages import DescribeTree, TreeReply
 from symphony.mailbox.envelope import PROTOCOL_VERSION, Envelope
 from symphony.mailbox.framing import encode_frame
 from symphony.messages.acceptor import AcceptorReply, DescribeAcceptor
+from symphony.messages.admin import AdminReply, DescribeAdmin
 from symphony.messages.limiter import DescribeLimiter, LimiterReply
 from symphony.messages.registry import DescribeConfig, RegistryReply
 from symphony.messages.sampler import DescribeSampler, SamplerReply
@@ -20,6 +21,7 @@ _QUESTIONS: dict[str, tuple[Any, Any]] = {
     "route-registry": (DescribeConfig(), RegistryReply),
     "rate-limiter": (DescribeLimiter(), LimiterReply),
     "cpu-sampler": (DescribeSampler(), SamplerReply),
+    "admin": (DescribeAdmin(), AdminReply),
     ACCEPTOR: (DescribeAcceptor(), AcceptorReply),
 }
 

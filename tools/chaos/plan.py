@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-STATE = ("route-registry", "rate-limiter", "cpu-sampler")
+STATE = ("route-registry", "rate-limiter", "cpu-sampler", "admin")
 SUPERVISOR = "supervisor"
 ACCEPTOR = "acceptor"
 EVERY_ACCEPTOR = "all acceptors"
