@@ -72,9 +72,8 @@ def test_who_may_raises_the_hard_limit_too() -> None:
         return raise_limit(3000), raise_limit(None).soft
 
     found = in_child(go)
-    if found is None:
-        pytest.skip("this user may not raise a hard limit (CAP_SYS_RESOURCE)")
-    assert found == (DescriptorLimit(3000, 3000), 3000)
+    # Root in a container often may not (CAP_SYS_RESOURCE): then there is nothing that raise_limit could have done.
+    assert found in (None, (DescriptorLimit(3000, 3000), 3000))
 
 
 def test_more_than_the_kernel_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
