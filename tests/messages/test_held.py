@@ -513,7 +513,8 @@ async def test_held_connections_count_among_the_open_ones(stage: Stage, upstream
             place.knock()
             await place.watcher.next_suspended(number)
         assert await apart(is_turned_away, "127.0.0.1", place.rig.port)
-        assert place.rig.failures == {"max_connections": 1}
+        # The client hears of it before it is counted.
+        await eventually(lambda: place.rig.failures == {"max_connections": 1}, "it is counted")
         assert await place.watcher.reject(place.watcher.suspended[0].id) == "rejected"
         place.knock()
         await place.watcher.next_suspended(3)
