@@ -283,7 +283,7 @@ class Acceptor(Actor):
             self._loop.call_later(ADOPT_AFTER_S, self._adopt)
 
     def _adopt(self) -> None:
-        if self._stopping or not self._own or self._tenure.stage is not Stage.HOLDING:
+        if self._stopping or not self._own or self._tenure.stage is Stage.PASSED_ON:
             return
         for index in self._neighbours.duties() - self._adopted.keys():
             log.info("adopting", sockets_of=self._settings.names[index])

@@ -47,6 +47,7 @@ class Admin(Actor):
     def __init__(self, settings: AdminSettings, name: str) -> None:
         self._settings = settings
         self._sockets: list[socket.socket] = []
+        self._inode = 0
         self._addresses: list[str] = []
         self._server: HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -82,6 +83,7 @@ class Admin(Actor):
         self._sockets.append(sock)
         sock.bind(path)
         os.chmod(path, 0o600)
+        self._inode = os.lstat(path).st_ino
         sock.listen(_BACKLOG)
         self._addresses.append(f"unix:{path}")
 
@@ -99,8 +101,11 @@ class Admin(Actor):
         self._remove_socket()
 
     def _remove_socket(self) -> None:
+        # One that has taken over from this may have the path by now.
+        path = self._settings.socket_path
         try:
-            os.unlink(self._settings.socket_path)
+            if os.lstat(path).st_ino == self._inode:
+                os.unlink(path)
         except (FileNotFoundError, PermissionError):
             pass  # a worker may not; its successor or the supervisor will
 

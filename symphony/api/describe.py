@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from symphony.api.generations import Generations
 from symphony.api.listening import BoundListener
-from symphony.messages.control import ListenerDescription, ServiceDescription
+from symphony.messages.control import LeftOver, ListenerDescription, ServiceDescription
 from symphony.observe.books import Books
 from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, Totals
 
@@ -12,8 +12,10 @@ OPEN = "open"
 CLOSING = "closing"
 
 
-def describe_service(generations: Generations, books: Books) -> ServiceDescription:
-    """Describe it as it is at this moment."""
+def describe_service(
+    generations: Generations, books: Books, left: tuple[LeftOver, ...] = ()
+) -> ServiceDescription:
+    """Describe it as it is at this moment; `left` are the supervisors before this one."""
     totals = books.totals()
     listeners = {listener.id: (listener, OPEN) for listener in generations.current.listeners}
     for older in generations.older:
@@ -28,6 +30,7 @@ def describe_service(generations: Generations, books: Books) -> ServiceDescripti
         bytes_down=totals.values[BYTES_DOWN],
         errors=dict(errors),
         draining=tuple(name for older in generations.older for name in older.names),
+        left=left,
     )
 
 

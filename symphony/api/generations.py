@@ -9,7 +9,7 @@ from, and only when they do, the others stop accepting, finish the connections t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from structlog import get_logger
 
@@ -61,6 +61,7 @@ class Generations:
         self._books = books
         self._acceptors = len(first.names)
         self._retiring: set[asyncio.Task[None]] = set()
+        self._given_away = False
 
     @property
     def crowded(self) -> bool:
@@ -74,9 +75,10 @@ class Generations:
         )
 
     def refuse(self) -> None:
-        """Let nobody in any more, and free the ports."""
-        for listener in self.current.listeners:
-            listener.refuse()
+        """Let nobody in any more, and free the ports, unless they are another's now."""
+        if not self._given_away:
+            for listener in self.current.listeners:
+                listener.refuse()
 
     async def follow(self, file: str, wanted: Topology) -> bool:
         """Serve as `wanted` says; return whether that took other acceptors.
@@ -85,6 +87,8 @@ class Generations:
         when the new acceptors cannot be started, :class:`TooManyDraining`, and :class:`ChangeRefused` when everything
         is about to stop. The present ones then go on as before.
         """
+        if self._given_away:
+            raise ChangeRefused("another process has taken over")
         self._allow_to_drain(wanted.drain_timeout_ms / 1000)
         current = self.current
         same = {listener.id for listener in current.listeners} == {entry.id for entry in wanted.listeners}
@@ -118,6 +122,31 @@ class Generations:
         self._retire_later(current)
         return True
 
+    async def share(self) -> None:
+        """Begin to accept from sockets that are still another tree's, beside its acceptors. Raises OSError."""
+        for listener in self.current.listeners:
+            listener.listen()
+        self.current.tenure.stage = Stage.SHARING
+        await self._accepting(self.current)
+
+    def take_over(self) -> None:
+        """The sockets are this tree's alone."""
+        self.current.tenure.stage = Stage.HOLDING
+
+    def give_away(self) -> None:
+        """Another tree's acceptors take the connections from now on. Can be undone by :meth:`take_over`."""
+        self.current.tenure.stage = Stage.PASSED_ON
+
+    async def see_out(self, taken: Collection[str]) -> None:
+        """Close all listeners but those at the addresses `taken`; return when no acceptor is left."""
+        self._given_away = True
+        for listener in self.current.listeners:
+            if listener.address not in taken:
+                listener.refuse()
+            listener.close()
+        self._retire_later(self.current)
+        await asyncio.gather(*self._retiring)
+
     def _allow_to_drain(self, drain_timeout_s: float) -> None:
         if drain_timeout_s == self.drain_timeout_s:
             return
@@ -139,11 +168,7 @@ class Generations:
         new.tenure.stage = Stage.HOLDING
         self.current = new
         self.older.append(old)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _ACCEPTING_WITHIN_S
-        # One that does not come to it is hung or was killed; its neighbours serve its sockets when that is found.
-        while not new.tenure.all_accept() and loop.time() < deadline:  # noqa: ASYNC110 - told by shared memory
-            await asyncio.sleep(_LOOK_EVERY_S)
+        await self._accepting(new)
         gone = _without(old.listeners, new.listeners)
         if _share_a_port(gone, new.listeners):
             # New connections come to the new ones already.
@@ -161,6 +186,13 @@ class Generations:
         )
         self._tell()
 
+    async def _accepting(self, generation: Generation) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ACCEPTING_WITHIN_S
+        # One that does not come to it is hung or was killed; its neighbours serve its sockets when that is found.
+        while not generation.tenure.all_accept() and loop.time() < deadline:  # noqa: ASYNC110 - by shared memory
+            await asyncio.sleep(_LOOK_EVERY_S)
+
     def _retire_later(self, old: Generation) -> None:
         task = asyncio.get_running_loop().create_task(self._retire(old), name=f"retire {old.group}")
         self._retiring.add(task)
@@ -172,7 +204,8 @@ class Generations:
         except ChangeRefused:
             return  # everything has ended meanwhile
         self._books.close(old.pages)
-        self.older.remove(old)
+        if old in self.older:
+            self.older.remove(old)
         log.info("acceptors_gone", acceptors=list(old.names))
         self._tell()
 

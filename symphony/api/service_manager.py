@@ -75,8 +75,9 @@ class ServiceManager:
         self._tell(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=extend)
 
     def handed_over(self, pid: int) -> None:
-        """Process `pid` has taken this one's place: it is the service from now on, and speaks for itself."""
+        """Process `pid` takes this one's place: it is the service from now on, and speaks for itself."""
         self._notifier.send(MAINPID=pid)
+        self._notifier = Notifier("")
         self.close()
 
     def close(self) -> None:

@@ -90,6 +90,13 @@ class UpstreamStatus(Struct, frozen=True):
     mode: str = "ready"
 
 
+class PredecessorStatus(Struct, frozen=True):
+    """A supervisor that was taken over from by an upgrade, and how many connections it still has."""
+
+    pid: int
+    active: int
+
+
 class Status(Struct, frozen=True):
     """What ``symphony status --json`` prints. `config_version` is 0 while nobody knows it."""
 
@@ -103,6 +110,7 @@ class Status(Struct, frozen=True):
     actors: tuple[ActorStatus, ...]
     connections: ConnectionTotals
     upstreams: tuple[UpstreamStatus, ...] = ()
+    predecessors: tuple[PredecessorStatus, ...] = ()
 
 
 async def gather_status(runtime_dir: str, pid: int) -> Status:
@@ -139,6 +147,9 @@ async def gather_status(runtime_dir: str, pid: int) -> Status:
         actors=_actors(tree, answering, {REGISTRY, *acceptor_names}, service, described),
         connections=_connections(service, described),
         upstreams=tuple(_upstream(route.route, found) for route in upstreams for found in route.upstreams),
+        predecessors=tuple(PredecessorStatus(each.pid, each.connections) for each in service.left)
+        if isinstance(service, ServiceDescription)
+        else (),
     )
 
 

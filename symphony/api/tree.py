@@ -46,6 +46,7 @@ PERIOD_S = 60.0
 BACK_OFF = BackoffSpec(first_s=0.05, limit_s=0.8, reset_after_s=2.0)
 # What an acceptor needs after the drain to end what is left and to say so.
 _AFTER_DRAIN_S = 0.5
+OBSERVERS = "observers"
 ADMIN_SOCKET = "admin-http.sock"
 
 
@@ -53,6 +54,7 @@ ADMIN_SOCKET = "admin-http.sock"
 class Blueprint:
     """What stays the same in a tree for as long as it lives.
 
+    `runtime_dir` is where its processes find each other, `public_dir` where everybody else finds the tree that serves.
     `demo_path` is the demo upstream's socket, None for no demo; `passed` are the service manager's sockets; `base` is
     what lets sessions resume in every acceptor; `affinity` is where they remember clients together.
     """
@@ -60,6 +62,7 @@ class Blueprint:
     config_file: str
     overrides: Mapping[str, object]
     runtime_dir: str
+    public_dir: str
     demo_path: str | None = None
     admin: Admin | None = None
     passed: tuple[PassedSocket, ...] = ()
@@ -67,16 +70,18 @@ class Blueprint:
     affinity: AffinityTable = field(default_factory=AffinityTable)
 
 
-def compose_tree(blueprint: Blueprint, first: Generation, drain_timeout_s: float) -> GroupSpec:
-    """Describe every process of a tree that begins with the acceptors of `first`."""
+def compose_tree(
+    blueprint: Blueprint, first: Generation, drain_timeout_s: float, *, observed: bool = True
+) -> GroupSpec:
+    """Describe every process of a tree that begins with the acceptors of `first`; with its observers if `observed`."""
     groups = [_state_group(blueprint)]
     if blueprint.demo_path is not None:
         settings = DemoSettings(blueprint.runtime_dir, blueprint.demo_path)
         demo = _child("demo-upstream", "demo-upstream", partial(run_demo_upstream, settings=settings))
         groups.append(_group("demo", (demo,)))
     groups.append(acceptor_group(blueprint, first, first.pages, drain_timeout_s))
-    if blueprint.admin is not None:
-        groups.append(_admin_group(blueprint.runtime_dir, blueprint.admin))
+    if blueprint.admin is not None and observed:
+        groups.append(admin_group(blueprint, blueprint.admin))
     # A group that was given up has exceeded a generous limit: the whole tree then ends, and with a word why,
     # rather than going on without acceptors or without configuration.
     return GroupSpec("root", tuple(groups), Strategy.ONE_FOR_ONE, intensity=0)
@@ -98,15 +103,17 @@ def _state_group(blueprint: Blueprint) -> GroupSpec:
     )
 
 
-def _admin_group(runtime_dir: str, admin: Admin) -> GroupSpec:
+def admin_group(blueprint: Blueprint, admin: Admin) -> GroupSpec:
+    """Describe the process of the admin interface."""
+    runtime_dir = blueprint.runtime_dir
     settings = AdminSettings(
         runtime_dir,
         TelemetrySource(runtime_dir).gather,
-        admin.socket_path or os.path.join(runtime_dir, ADMIN_SOCKET),
+        admin.socket_path or os.path.join(blueprint.public_dir, ADMIN_SOCKET),
         admin.host or "",
         admin.port or 0,
     )
-    return _group("observers", (_child(ADMIN, ADMIN, partial(run_admin, settings=settings)),))
+    return _group(OBSERVERS, (_child(ADMIN, ADMIN, partial(run_admin, settings=settings)),))
 
 
 def acceptor_group(

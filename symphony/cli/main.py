@@ -16,6 +16,7 @@ COMMANDS = (
     "status",
     "top",
     "reload",
+    "upgrade",
     "stop",
     "upstream",
     "suspended",

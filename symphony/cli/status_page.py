@@ -52,6 +52,10 @@ def print_status(status: Status) -> None:
             render_duration(actor.uptime_s),
         )
     console.print(actors)
+    for before in status.predecessors:
+        console.print(
+            f"process {before.pid}, before the upgrade, still has {_count(before.active)}", highlight=False
+        )
     if status.connections.errors:
         errors = _table("connections ended by", "times")
         for reason, times in status.connections.errors.items():
@@ -82,6 +86,10 @@ def _print_upstreams(console: Console, upstreams: Sequence[UpstreamStatus]) -> N
             str(upstream.failures),
         )
     console.print(table)
+
+
+def _count(connections: int) -> str:
+    return f"{connections} connection{'' if connections == 1 else 's'}"
 
 
 def render_duration(seconds: float) -> str:

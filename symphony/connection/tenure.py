@@ -19,9 +19,11 @@ class Stage(IntEnum):
 
     AWAITED = 0
     """It gets ready, and touches no socket: those who hold them now serve them, and go on if it fails."""
-    HOLDING = 1
+    SHARING = 1
+    """It takes connections, and so do those who held the sockets before. They may still have to go on without it."""
+    HOLDING = 2
     """It takes the connections. Whoever of it goes last takes care that no client waits in vain."""
-    PASSED_ON = 2
+    PASSED_ON = 3
     """Others take the connections, the ones that wait included. It finishes what it has."""
 
 

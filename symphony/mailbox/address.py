@@ -17,6 +17,7 @@ LONGEST_SOCKET_PATH = 107
 
 _LOCK_NAME = "lock"
 _OPEN_TO_GROUP = 0o750
+_PID_SIZE = 32
 _UCRED = struct.Struct("3i")
 
 
@@ -127,6 +128,9 @@ class RuntimeLock:
     The kernel lets go of the lock when the last copy of the descriptor is closed, so a child that inherits it must
     close it (see :meth:`fileno`): otherwise an orphan would keep the directory of a dead supervisor. The file is
     never unlinked, since two processes could then hold locks on two files of the same name.
+
+    A supervisor that another one is to take over from lets it inherit the descriptor: the lock is then both processes',
+    and never free in between. Whose pid is in the file is the one that commands speak to (:meth:`claim`).
     """
 
     def __init__(self, runtime_dir: str) -> None:
@@ -134,6 +138,23 @@ class RuntimeLock:
         self._path = os.path.join(runtime_dir, _LOCK_NAME)
         self._fd = -1
         self._owner = 0
+
+    @classmethod
+    def inherited(cls, runtime_dir: str, fd: int) -> RuntimeLock:
+        """The lock of another process on `runtime_dir`, whose descriptor this one was started with.
+
+        :raises RuntimeDirError: `fd` is not that lock.
+        """
+        lock = cls(runtime_dir)
+        try:
+            os.set_inheritable(fd, False)
+            held, there = os.fstat(fd), os.stat(lock._path)
+            if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+                raise RuntimeDirError(f"{lock._path}: is not what was inherited")
+        except OSError as error:
+            raise RuntimeDirError(f"{lock._path}: cannot be inherited: {error.strerror}") from error
+        lock._fd, lock._owner = fd, os.getpid()
+        return lock
 
     def acquire(self) -> None:
         """Take the directory.
@@ -149,8 +170,7 @@ class RuntimeLock:
         try:
             if not _lock(fd):
                 raise RuntimeDirBusy(self._dir, _read_pid(fd))
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            _write_pid(fd)
         except OSError as error:
             os.close(fd)
             raise RuntimeDirError(f"{self._path}: cannot be locked: {error.strerror}") from error
@@ -158,6 +178,20 @@ class RuntimeLock:
             os.close(fd)
             raise
         self._fd, self._owner = fd, os.getpid()
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has it."""
+        return self._fd >= 0
+
+    def claim(self) -> None:
+        """Make this process the one that is found in the directory. :raises OSError: the file cannot be written."""
+        _write_pid(self._fd)
+
+    def part_with(self) -> None:
+        """Leave the lock to the process that has inherited it."""
+        os.close(self._fd)
+        self._fd = -1
 
     def fileno(self) -> int:
         """Return the descriptor that a forked child must close; -1 when not held."""
@@ -208,10 +242,15 @@ def _lock(fd: int) -> bool:
     return False
 
 
+def _write_pid(fd: int) -> None:
+    # In one piece, so that nobody reads half of one and half of another; the blanks cover a longer one.
+    os.pwrite(fd, b"%-*d\n" % (_PID_SIZE - 1, os.getpid()), 0)
+
+
 def _read_pid(fd: int) -> int:
     """Read the holder's pid; 0 when the holder has not said it within 0.1 s."""
     for _ in range(20):
-        text = os.pread(fd, 32, 0).strip()
+        text = os.pread(fd, _PID_SIZE, 0).strip()
         if text.isdigit():
             return int(text)
         # The holder has the lock and is about to write: two system calls apart.

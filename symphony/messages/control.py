@@ -15,6 +15,13 @@ class ReloadService(Struct, frozen=True, array_like=True, tag=True):
     """Read the configuration file again, and serve as it says; answered by :class:`ServiceReloaded`."""
 
 
+class UpgradeService(Struct, frozen=True, array_like=True, tag=True):
+    """Start a new supervisor, of the code and configuration of now, and let it take over.
+
+    Answered by :class:`ServiceUpgraded` or :class:`UpgradeRefused`.
+    """
+
+
 class DescribeService(Struct, frozen=True, array_like=True, tag=True):
     """Ask for :class:`ServiceDescription`."""
 
@@ -36,6 +43,26 @@ class ServiceReloaded(Struct, frozen=True, array_like=True, tag=True):
     failure: str = ""
 
 
+class ServiceUpgraded(Struct, frozen=True, array_like=True, tag=True):
+    """Process `pid` has taken over; the answering one only finishes the connections that it has."""
+
+    pid: int
+
+
+class UpgradeRefused(Struct, frozen=True, array_like=True, tag=True):
+    """The answering process serves on as before; `configuration`: because of what the configuration says now."""
+
+    reason: str
+    configuration: bool
+
+
+class LeftOver(Struct, frozen=True, array_like=True):
+    """An earlier supervisor that has been taken over from, and how many connections its acceptors still have."""
+
+    pid: int
+    connections: int
+
+
 class ListenerDescription(Struct, frozen=True, array_like=True):
     """A listener over all acceptors. `address` is as bound; `blocked` maps a reason to refused connections.
 
@@ -53,7 +80,8 @@ class ListenerDescription(Struct, frozen=True, array_like=True):
 class ServiceDescription(Struct, frozen=True, array_like=True, tag=True):
     """The listeners, and the totals of all acceptors since the start, of those too that are gone.
 
-    `errors` maps a reason to how many connections it ended; `draining` names acceptors that only finish what they have.
+    `errors` maps a reason to how many connections it ended; `draining` names acceptors that only finish what they have,
+    `left` the supervisors before this one that still do so.
     """
 
     listeners: tuple[ListenerDescription, ...]
@@ -63,7 +91,8 @@ class ServiceDescription(Struct, frozen=True, array_like=True, tag=True):
     bytes_down: int
     errors: dict[str, int]
     draining: tuple[str, ...]
+    left: tuple[LeftOver, ...] = ()
 
 
-ControlRequest = ReloadService | DescribeService
-ControlReply = ServiceReloaded | ServiceDescription | Refused
+ControlRequest = ReloadService | UpgradeService | DescribeService
+ControlReply = ServiceReloaded | ServiceUpgraded | UpgradeRefused | ServiceDescription | Refused

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import psutil
@@ -20,13 +19,12 @@ from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import ask as ask_mailbox
 from symphony.messages.registry import RegistryReply, Reload, ReloadDone
 from tests.support.acceptor import descriptors, wait_until
-from tests.support.calls import Target, ask, call, client_context, connect
+from tests.support.calls import ask, call, client_context, connect
+from tests.support.generations import at_port, configure, listener, refuses, steady, talking
 from tests.support.ports import lasting_port
-from tests.support.showcase import Expected, Showcase, running_showcase
+from tests.support.showcase import Showcase, running_showcase
 from tests.support.symphony_process import SymphonyProcess, actor
-from tests.support.traffic import LongConnection, SteadyCalls
-
-CALLED = ("exact", "passed", "pool")
+from tests.support.traffic import SteadyCalls
 
 
 @pytest.fixture
@@ -34,22 +32,6 @@ def show() -> Iterator[Showcase]:
     with running_showcase() as running:
         yield running
         assert "Traceback" not in running.symphony.log
-
-
-def listener(port: int, host: str = "127.0.0.1") -> str:
-    return (
-        f'[[listeners]]\nhost = "{host}"\nport = {port}\n'
-        'default_cert = { cert_chain_file = "default.pem", private_key_file = "default.key" }\n'
-    )
-
-
-def configure(show: Showcase, *more: str, workers: int = 2, keep: bool = True, top: str = "") -> None:
-    """Write the first configuration with other listeners and workers."""
-    text = show.config.replace("workers = 2", f"workers = {workers}\n{top}")
-    if not keep:
-        text = re.sub(r"\[\[listeners\]\].*?(?=\[\[)", "", text, count=1, flags=re.DOTALL)
-    place = text.index("[[routes]]")
-    show.symphony.config_file.write_text(text[:place] + "\n".join(more) + "\n" + text[place:])
 
 
 def reload(show: Showcase) -> str:
@@ -69,43 +51,6 @@ def wait_settled(show: Showcase, workers: int) -> Status:
     )
     assert len(acceptors(status)) == workers, status.actors
     return status
-
-
-@contextmanager
-def steady(show: Showcase, routes: Sequence[str] = CALLED) -> Iterator[SteadyCalls]:
-    """Calls all the while, of which none may fail, and a connection that is open all the while."""
-    with SteadyCalls([show.expected[route] for route in routes]) as calls:
-        calls.wait_answers(10)
-        yield calls
-        calls.wait_answers(20)
-    assert calls.failures == []
-
-
-@contextmanager
-def talking(expected: Expected, *, to_the_end: bool = True) -> Iterator[LongConnection]:
-    """A connection that asks all the while, and is answered all the while if `to_the_end`."""
-    long = LongConnection(expected, connect(expected.target))
-    long.start()
-    try:
-        long.wait_answers(1)
-        yield long
-        if to_the_end:
-            long.wait_answers(1)
-    finally:
-        long.close()
-    assert (long.error is None) == to_the_end
-
-
-def at_port(show: Showcase, port: int, route: str = "exact") -> Target:
-    return replace(show.expected[route].target, port=port)
-
-
-def refuses(port: int, host: str = "127.0.0.1") -> bool:
-    try:
-        socket.create_connection((host, port), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def processes(symphony: SymphonyProcess) -> int:

@@ -87,6 +87,30 @@ def test_it_tells_of_its_life(manager: NotifySocket) -> None:
         symphony.clean_up()
 
 
+def test_an_upgrade_is_another_main_process_and_then_a_ready_one(manager: NotifySocket) -> None:
+    environment = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
+    symphony = SymphonyProcess(
+        "workers = 1\ndrain_timeout_ms = 3000\n" + LISTENER + ROUTE, files=FILES, environment=environment
+    )
+    try:
+        symphony.spawn()
+        manager.wait_for("READY")
+        wait_until(lambda: symphony.logged("ready"), "it says so in its log, too")
+        for _ in range(2):
+            assert symphony.command("upgrade").returncode == 0
+            assert manager.wait_for("MAINPID") == {"MAINPID": str(symphony.serving_pid)}
+            assert manager.wait_for("READY")["STATUS"] == "Serving with 1 acceptor"
+            assert shakes_hands(symphony.port())
+        assert symphony.wait() == 0
+        # Nobody speaks for the service but the one that is it, and that one says that it is alive.
+        assert not any("STOPPING" in each for each in manager.waiting())
+        manager.wait_for("WATCHDOG")
+        assert symphony.command("stop").returncode == 0
+        manager.wait_for("STOPPING")
+    finally:
+        symphony.clean_up()
+
+
 def test_it_is_not_alive_when_nobody_serves(manager: NotifySocket) -> None:
     """The supervisor's loop turns, but every acceptor is in a crash loop: to be started anew is all that helps."""
     environment = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"}
@@ -193,6 +217,31 @@ def test_sockets_from_the_service_manager_outlive_a_restart() -> None:
                 symphony.start()
                 SteppedClient("a.test").finish(waiting)
             assert symphony.stop() == 0
+        finally:
+            symphony.clean_up()
+
+
+def test_sockets_from_the_service_manager_outlive_upgrades() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_server(("127.0.0.1", 0)) as spare:
+        port, other = listening.getsockname()[1], spare.getsockname()[1]
+        symphony = Activated(config_for(port, 2), listening, spare)
+        try:
+            symphony.start()
+            for workers in (3, 1):
+                symphony.config_file.write_text(config_for(port, workers))
+                done = symphony.command("upgrade")
+                assert done.returncode == 0, done.stderr
+                assert all(shakes_hands(port) for _ in range(10))
+            # What no listener had until now was handed on as well.
+            both = config_for(port, 1) + LISTENER.replace("port = 0", f"port = {other}")
+            symphony.config_file.write_text(both)
+            done = symphony.command("reload")
+            assert done.returncode == 0, done.stderr
+            assert shakes_hands(other)
+            assert symphony.command("stop").returncode == 0
+            for each in (port, other):
+                with connect(each):
+                    pass  # they are the service manager's, and listen on
         finally:
             symphony.clean_up()
 

@@ -231,3 +231,23 @@ def test_a_user_that_is_not_there(tmp_path: Path) -> None:
         done = run_symphony("check", "-c", str(file))
         assert done.returncode == 2 and place in done.stderr, done.stderr
     shutil.rmtree(tmp_path)
+
+
+def test_an_upgrade_is_served_by_the_other_user_as_well(symphony: SymphonyProcess) -> None:
+    done = symphony.command("upgrade")
+    assert done.returncode == 0, done.stderr
+    acceptor = symphony.pid_of("acceptor-0")
+    assert users(acceptor)[0] == {str(NOBODY)}
+    assert users(symphony.serving_pid)[0] == {"0"}
+    assert serves(symphony)
+    assert symphony.wait() == 0
+    # Mailboxes are found by whoever starts again, in the place where they are now.
+    symphony.kill_child("rate-limiter")
+    symphony.kill_child("acceptor-1")
+    symphony.wait_running("acceptor-1")
+    symphony.wait_running("rate-limiter")
+    assert all(serves(symphony) for _ in range(8))
+    wait_until(
+        lambda: b"200 OK" in http_get(symphony.runtime_dir / "admin-http.sock", "/health/live"), "admin"
+    )
+    assert not [line for line in symphony.events() if line["level"] == "error"]

@@ -32,7 +32,7 @@ import psutil
 from supervisor.messages import ChildDescription, DescribeTree, TreeDescription, TreeReply
 from symphony.api.names import SUPERVISOR
 from symphony.api.status import RUNNING, ActorStatus, Status, gather_status
-from symphony.mailbox.address import mailbox_path
+from symphony.mailbox.address import live_pid, mailbox_path
 from symphony.mailbox.client import ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
 
@@ -117,6 +117,24 @@ class SymphonyProcess:
     def pid(self) -> int:
         """The supervisor's process id."""
         return self.process.pid
+
+    @property
+    def serving_pid(self) -> int:
+        """The process id of the supervisor that serves: after an upgrade it is another one."""
+        pid = live_pid(str(self.runtime_dir))
+        assert pid is not None, "nothing runs"
+        return pid
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this instance, of those that were upgraded from and those that were upgraded to, too."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return found
 
     @property
     def log(self) -> str:
@@ -234,7 +252,7 @@ class SymphonyProcess:
             if self._process.poll() is None:
                 self._process.kill()
             self._process.wait(10)
-            left = list(self._family.values())
+            left = [*self._family.values(), *self.processes()]
             for process in left:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -290,3 +291,32 @@ def test_a_look_that_has_just_begun_is_waited_for(runtime_dir: str) -> None:
         lock.release()
     finally:
         timer.join()
+
+
+def test_a_lock_that_is_inherited_is_never_free_and_tells_who_claimed_it(runtime_dir: str) -> None:
+    lock = RuntimeLock(runtime_dir)
+    lock.acquire()
+    copy = os.dup(lock.fileno())
+    os.set_inheritable(copy, True)
+    inherited = RuntimeLock.inherited(runtime_dir, copy)
+    assert not os.get_inheritable(copy)
+    lock.part_with()
+    assert not lock.held
+    with pytest.raises(RuntimeDirBusy):
+        RuntimeLock(runtime_dir).acquire()
+    Path(runtime_dir, "lock").write_text(f"{2**31}\n" + " " * 20)
+    assert live_pid(runtime_dir) == 2**31
+    inherited.claim()
+    assert live_pid(runtime_dir) == os.getpid()
+    inherited.release()
+    assert live_pid(runtime_dir) is None
+
+
+def test_something_else_is_not_inherited_as_a_lock(runtime_dir: str) -> None:
+    lock = RuntimeLock(runtime_dir)
+    lock.acquire()
+    with open(os.devnull) as other, pytest.raises(RuntimeDirError, match="is not what was inherited"):
+        RuntimeLock.inherited(runtime_dir, other.fileno())
+    with pytest.raises(RuntimeDirError, match="cannot be inherited"):
+        RuntimeLock.inherited(runtime_dir, 999_999)
+    lock.release()
