@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 READY      := $(VENV)/.installed
 READY_TEST := $(VENV)/.installed-test
 READY_BENCH := $(VENV)/.installed-bench
+READY_DOCS := $(VENV)/.installed-docs
 READY_TOOLS := $(VENV)/.test-packages
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3 ...` overrides the search.
@@ -16,7 +17,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run bench micro chaos test lint types format unit clean
+.PHONY: help run bench micro chaos docs test lint types format unit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,8 +55,12 @@ micro: $(READY_BENCH) ## count instructions of single operations beside the stor
 	$(BIN)/python -m tools.micro count
 	$(BIN)/python -m tools.micro time --fast
 
+docs: $(READY_DOCS) ## build the site of the documentation into site/ (fails for a link to nothing)
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs site
+	@echo "site/index.html"
+
 clean: ## remove the environment, caches and build products
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -70,6 +75,11 @@ $(READY): pyproject.toml | $(BIN)/python
 $(READY_TEST): pyproject.toml | $(BIN)/python
 	@echo "installing Symphony with its test extras into $(VENV) ..."
 	@$(PIP_INSTALL) --editable '.[test]'
+	@touch $@ $(READY)
+
+$(READY_DOCS): pyproject.toml | $(BIN)/python
+	@echo "installing what builds the documentation into $(VENV) ..."
+	@$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@ $(READY)
 
 # Never fails: without these packages the benchmark draws no plots, and says so.
