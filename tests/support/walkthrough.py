@@ -4,8 +4,9 @@ Every fenced block of a page belongs to one of these, by its language and by com
 the page is shown:
 
 ===============  ===================================================================================================
-``console``      lines after ``$`` are commands for bash, those below are what they print; ``...`` is anything: a part
-                 of a line, or, alone on a line, any lines. Runs of spaces are one, as numbers have other widths
+``console``      lines after ``$`` (and ``>``) are commands for bash, those below are what they print; ``...`` is
+                 anything: a part of a line, or, alone on a line, any lines. Runs of spaces are one, as numbers have
+                 other widths
 ``sh``           commands, whose output is not shown and only has to come with exit code 0
 ``python``       a program, run likewise
 ``text``         with ``prints``, see below
@@ -22,10 +23,10 @@ others           with ``file`` or ``append``
 ``<!-- test: where TEXT is CMD -->``   in the next block, TEXT stands for what this command prints
 ``<!-- test: file NAME -->``           the next block is the content of that file
 ``<!-- test: append NAME -->``         the next block is put at its end
-``<!-- test: runs on -->``             the next block's command stays in the foreground of a shell of its own; it has
-                                       to print what is shown, and then the page goes on
-``<!-- test: prints -->``              the next block is what the last one of these prints next
-``<!-- test: interrupt -->``           Ctrl-C for the last one of these; it has to end
+``<!-- test: runs on NAME -->``        the next block's command stays in the foreground of a shell of its own; it has
+                                       to print what is shown, and then the page goes on. A NAME where it is needed
+``<!-- test: prints NAME -->``         the next block is what that one, or the last one of these, prints next
+``<!-- test: interrupt NAME -->``      Ctrl-C for that one, or the last one of these; it has to end
 ``<!-- test: again -->``               the next block's command is repeated until it prints what is shown, for a while
 ``<!-- test: exit CODE -->``           the next block's last command ends with this code instead of 0
 ``<!-- test: not run, REASON -->``     the next block is passed over; `left_out` has it
@@ -145,8 +146,9 @@ def commands_of(session: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     going_on = False
     for line in session.splitlines():
+        going_on = going_on or (line.startswith("> ") and bool(found))
         if going_on or line.startswith("$ "):
-            command = line if going_on else line[2:]
+            command = line[2:] if line.startswith(("$ ", "> ")) else line
             if going_on:
                 command = f"{found.pop()[0]}\n{command}"
             found.append((command, ""))
@@ -162,8 +164,9 @@ def commands_of(session: str) -> list[tuple[str, str]]:
 class Foreground:
     """A command that stays in the foreground of a shell of its own."""
 
-    def __init__(self, command: str, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, command: str, directory: Path, environment: dict[str, str], name: str = "") -> None:
         self.command = command
+        self.name = name
         self.seen = 0
         self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - end() closes it
         self.process = subprocess.Popen(
@@ -284,8 +287,9 @@ class Walkthrough:
         elif word == "fresh":
             self._start_afresh()
         elif word == "interrupt":
-            assert self._running, "nothing is running"
-            self._running.pop().interrupt()
+            process = self._named(text)
+            self._running.remove(process)
+            process.interrupt()
         elif found := re.match(r"on (\d+) (.*)", text, re.DOTALL):
             self._wait_for_port(self._start(found[2]), int(found[1]))
         elif found := re.match(r"beside (.*)", text, re.DOTALL):
@@ -314,9 +318,8 @@ class Walkthrough:
         elif (name := step.says("append")) is not None:
             with self._path(name).open("a") as file:
                 file.write("\n" + text)
-        elif step.says("prints") is not None:
-            assert self._running, "nothing is running"
-            self._running[-1].has_to_print(text)
+        elif (name := step.says("prints")) is not None:
+            self._named(name).has_to_print(text)
         elif step.language == "console":
             self._session(step, text)
         elif step.language == "sh":
@@ -332,18 +335,20 @@ class Walkthrough:
         commands = commands_of(text)
         for number, (command, shown) in enumerate(commands, 1):
             last = number == len(commands)
-            if last and step.says("runs on") is not None:
-                self._start(command).has_to_print(shown)
+            if last and (name := step.says("runs on")) is not None:
+                self._start(command, name).has_to_print(shown)
                 continue
             code = int(step.says("exit") or 0) if last else 0
             deadline = time.monotonic() + (LIMIT_S if step.says("again") is not None else 0.0)
             while True:
                 ended, printed = self._shell(command)
-                if ended == code and as_shown(shown, printed) >= 0:
+                if ended != code:
+                    wrong = f"ended with code {ended}, not {code}"
+                elif as_shown(shown, printed) < 0:
+                    wrong = f"did not print\n{shown}\nbut"
+                else:
                     break
-                assert time.monotonic() < deadline, (
-                    f"{command}\nended with code {ended}, not {code}, or did not print\n{shown}\nbut\n{printed}"
-                )
+                assert time.monotonic() < deadline, f"{command}\n{wrong}\n{printed}"
                 time.sleep(0.1)
 
     def _run(self, command: str) -> str:
@@ -363,9 +368,15 @@ class Walkthrough:
         finally:
             process.end()
 
-    def _start(self, command: str) -> Foreground:
-        self._running.append(Foreground(command, self._directory, self._environment))
+    def _start(self, command: str, name: str = "") -> Foreground:
+        self._running.append(Foreground(command, self._directory, self._environment, name))
         return self._running[-1]
+
+    def _named(self, name: str) -> Foreground:
+        """A running command by its name; without one, the last that was started."""
+        found = [process for process in self._running if name in ("", process.name)]
+        assert found, f"nothing{f' of the name {name}' if name else ''} is running"
+        return found[-1]
 
     @staticmethod
     def _wait_for_port(process: Foreground, port: int) -> None:

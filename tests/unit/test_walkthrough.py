@@ -69,7 +69,7 @@ def test_a_session_is_commands_with_their_output() -> None:
         ("<!-- test: not run, -->\n```sh\nfalse\n```\n", "without a reason"),
         ("```sh\nfalse\ntrue\n```\n", "ended with code 1"),
         ("```console\n$ echo a\nb\n```\n", "did not print"),
-        ("```console\n$ echo a; exit 3\na\n```\n", "ended with code 3"),
+        ("```console\n$ echo a; exit 3\na\n```\n", "ended with code 3, not 0"),
         ("```console\n$ echo a\nb\n$ echo c\n```\n", "did not print"),
         ("```python\nraise SystemExit(4)\n```\n", "ended with code 4"),
         ("<!-- test: runs on -->\n```console\n$ echo a\nb\n```\n", "ended with code 0"),
