@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from structlog import get_logger
@@ -25,6 +26,7 @@ from symphony.connection.prober import Prober
 from symphony.connection.resolution import Resolutions
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.connection.tenure import Stage, Tenure
+from symphony.host.descriptors import in_use, limit
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxClient
 from symphony.mailbox.envelope import Refused
@@ -41,12 +43,21 @@ from symphony.messages.held import ListHeld, ResolveHeld
 from symphony.messages.limiter import LimiterReply
 from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
 from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
-from symphony.messages.totals import AcceptorTotals, DescribeTotals
+from symphony.messages.totals import DescribeRecords, RecordsDescription
 from symphony.messages.upstreams import DescribeUpstreams
-from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, DECIDED_ALONE, CounterPage
+from symphony.observe.counters import (
+    ACCEPTED,
+    ACTIVE,
+    BYTES_DOWN,
+    BYTES_UP,
+    DECIDED_ALONE,
+    ROUTE_DECIDED_ALONE,
+    ROUTE_DENIED,
+    CounterPage,
+)
 from symphony.observe.events import EventHub
-from symphony.observe.page_reader import read_page
 from symphony.observe.reasons import Reason
+from symphony.observe.record_reader import read_records
 from symphony.observe.records import RecordArea
 from symphony.protection.hold_cells import SharedHolds
 from symphony.protection.limiter import RouteLimiter
@@ -90,6 +101,7 @@ class AcceptorSettings:
     pages: Sequence[CounterPage]
     tenure: Tenure | None = None
     closed_upstreams: RecordArea | None = None
+    closed_routes: RecordArea | None = None
     affinity: AffinityTable | None = None
     registry: str = "route-registry"
     limiter: str = "rate-limiter"
@@ -124,7 +136,7 @@ class Acceptor(Actor):
             mailbox_path(settings.runtime_dir, name),
             AcceptorRequest,
             self._answer,
-            from_workers=(DescribeAcceptor, DescribeTotals),
+            from_workers=(DescribeAcceptor, DescribeRecords, DescribeUpstreams),
         )
 
         def client(actor: str, replies: Any) -> MailboxClient:
@@ -135,7 +147,8 @@ class Acceptor(Actor):
         self._registry.on_push = self._take_routes
         self._limiter = client(settings.limiter, LimiterReply)
         holds = SharedHolds(settings.index, [page.holds for page in settings.pages])
-        self._gate = SourceGate(self._limiter, len(settings.names), holds, self._note_alone)
+        alone = partial(self._note, DECIDED_ALONE)
+        self._gate = SourceGate(self._limiter, len(settings.names), holds, alone)
         self._seats = [
             ListenerSeat(
                 id,
@@ -165,7 +178,12 @@ class Acceptor(Actor):
             client.start()
         plan = await self._planner.build(await self._first_snapshot())
         settings = self._settings
-        limiter = RouteLimiter(self._limiter, len(settings.names))
+        limiter = RouteLimiter(
+            self._limiter,
+            len(settings.names),
+            on_alone=partial(self._note, ROUTE_DECIDED_ALONE),
+            on_denied=partial(self._note, ROUTE_DENIED),
+        )
         host = RelayHost(self._loop, plan.read_buffer_size, _end_owner)
         ledger = Ledger(self._page)
         self._state = ServingState(host, settings.base, plan, ledger, limiter, settings.pages, self._name)
@@ -366,8 +384,8 @@ class Acceptor(Actor):
                 if at % RECOUNTED_AT_ONCE == 0:
                     await asyncio.sleep(0)
 
-    def _note_alone(self) -> None:
-        self._page.values[DECIDED_ALONE] += 1
+    def _note(self, slot: int) -> None:
+        self._page.values[slot] += 1
 
     def _acknowledge(self) -> None:
         if self._state is not None:
@@ -386,8 +404,8 @@ class Acceptor(Actor):
         match message:
             case SubscribeEvents():
                 return self._subscribe_events(state.events, sender)
-            case DescribeTotals():
-                return self._read_totals(state)
+            case DescribeRecords():
+                return self._read_records(state.plan)
             case DescribeUpstreams(first, at_most):
                 return describe_upstreams(state.plan, self._planner.upstreams, first, at_most)
             case ListHeld(after):
@@ -400,19 +418,24 @@ class Acceptor(Actor):
         sender.on_close(lambda: events.unsubscribe(sender))
         return EventsSubscribed(self._name)
 
-    async def _read_totals(self, state: ServingState) -> AcceptorTotals:
-        """Read this acceptor's page, and those of siblings that are down: nobody else would tell of them."""
-        settings, plan = self._settings, state.plan
-        pages = [
-            await read_page(
-                settings.names[index],
-                settings.pages[index],
-                settings.addresses,
-                plan.routes,
-            )
-            for index in (settings.index, *sorted(self._adopted))
-        ]
-        return AcceptorTotals(plan.version, len(state.held), tuple(pages))
+    async def _read_records(self, plan: Plan) -> RecordsDescription:
+        """Read what all acceptors have counted for the routes of `plan` and their upstreams."""
+        settings = self._settings
+        routes, handshake_times = await read_records(
+            [page.routes for page in settings.pages],
+            settings.closed_routes,
+            ((route.sni, route.number) for route in plan.routes),
+        )
+        numbered = {
+            upstream.label: number
+            for route in plan.routes
+            for upstream, number in zip(route.upstreams, route.upstream_numbers, strict=False)
+        }
+        upstreams, connect_times = await read_records(
+            [page.upstreams for page in settings.pages], settings.closed_upstreams, numbered.items()
+        )
+        impaired = self._planner.upstreams.impaired()
+        return RecordsDescription(plan.version, routes, upstreams, handshake_times, connect_times, impaired)
 
     def _describe(self) -> AcceptorDescription:
         values = self._page.values
@@ -439,6 +462,8 @@ class Acceptor(Actor):
             errors=self._page.errors(),
             adopted=tuple(self._settings.names[index] for index in sorted(self._adopted)),
             held=len(self._state.held) if self._state is not None else 0,
+            descriptors=in_use(),
+            descriptor_limit=limit().soft,
         )
 
 

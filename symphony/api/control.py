@@ -26,18 +26,20 @@ from symphony.messages.control import (
     UpgradeRefused,
     UpgradeService,
 )
+from symphony.messages.totals import DescribeTotals, ServiceTotals, TotalsDescription
 
 log = get_logger("control")
 
 
 class Control:
-    """Answers all of :data:`ControlRequest`; needs a running event loop. Set the three hooks before :meth:`start`.
+    """Answers all of :data:`ControlRequest`; needs a running event loop. Set the four hooks before :meth:`start`.
 
     `upgrade` hands over to a new process and returns its pid, or raises :class:`UpgradeFailed`.
     """
 
     reconfiguration: Reconfiguration
     describe: Callable[[], ServiceDescription]
+    totals: Callable[[], ServiceTotals]
     upgrade: Callable[[], Awaitable[int]]
 
     def __init__(self, runtime_dir: str) -> None:
@@ -48,7 +50,9 @@ class Control:
         self._reload_wanted = False
         self._tasks: set[asyncio.Task[None]] = set()
         path = mailbox_path(runtime_dir, CONTROL)
-        self._mailbox = MailboxServer(path, ControlRequest, self._answer, from_workers=(DescribeService,))
+        self._mailbox = MailboxServer(
+            path, ControlRequest, self._answer, from_workers=(DescribeService, DescribeTotals)
+        )
 
     async def start(self) -> None:
         """Open the mailbox. Raises OSError."""
@@ -86,6 +90,8 @@ class Control:
         match message:
             case DescribeService():
                 return self.describe()
+            case DescribeTotals():
+                return TotalsDescription(self.totals())
             case ReloadService():
                 return self._reload()
             case UpgradeService():

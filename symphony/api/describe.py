@@ -5,11 +5,30 @@ from __future__ import annotations
 from symphony.api.generations import Generations
 from symphony.api.listening import BoundListener
 from symphony.messages.control import LeftOver, ListenerDescription, ServiceDescription
+from symphony.messages.totals import GONE, AcceptorCounts, LimitCounts, ListenerCounts, ServiceTotals
 from symphony.observe.books import Books
-from symphony.observe.counters import ACCEPTED, ACTIVE, BYTES_DOWN, BYTES_UP, Totals
+from symphony.observe.counters import (
+    ACCEPTED,
+    ACTIVE,
+    BYTES_DOWN,
+    BYTES_UP,
+    CONNECT_TIME,
+    DECIDED_ALONE,
+    HANDSHAKE_TIME,
+    HANDSHAKES,
+    LISTENER_DOWN,
+    LISTENER_HANDSHAKES,
+    LISTENER_UP,
+    RESUMED,
+    ROUTE_DECIDED_ALONE,
+    ROUTE_DENIED,
+    Totals,
+)
+from symphony.observe.logs import lines_lost
 
 OPEN = "open"
 CLOSING = "closing"
+CLOSED = "closed"
 
 
 def describe_service(
@@ -17,10 +36,7 @@ def describe_service(
 ) -> ServiceDescription:
     """Describe it as it is at this moment; `left` are the supervisors before this one."""
     totals = books.totals()
-    listeners = {listener.id: (listener, OPEN) for listener in generations.current.listeners}
-    for older in generations.older:
-        for listener in older.listeners:
-            listeners.setdefault(listener.id, (listener, CLOSING))
+    listeners = _listeners(generations)
     errors = sorted(totals.errors().items(), key=lambda item: -item[1])
     return ServiceDescription(
         listeners=tuple(_describe(listener, state, totals) for listener, state in listeners.values()),
@@ -38,4 +54,87 @@ def _describe(listener: BoundListener, state: str, totals: Totals) -> ListenerDe
     accepted, active, *_ = totals.of_listener(listener.id)
     return ListenerDescription(
         listener.id, listener.address, state, active, accepted, totals.blocked(listener.id)
+    )
+
+
+def describe_totals(generations: Generations, books: Books) -> ServiceTotals:
+    """All that was counted; routes and upstreams are not known here."""
+    parts = {GONE: books.closed}
+    for each in (*generations.older, generations.current):
+        for name, page in zip(each.names, each.pages, strict=True):
+            part = parts[name] = Totals()
+            part.add(page)
+    # Added up from the very parts that are told, which may have grown by now.
+    totals = Totals()
+    for part in parts.values():
+        totals.add(part)
+    values = totals.values
+    listeners = _listeners(generations)
+    return ServiceTotals(
+        accepted=values[ACCEPTED],
+        active=values[ACTIVE],
+        bytes_up=values[BYTES_UP],
+        bytes_down=values[BYTES_DOWN],
+        handshakes=values[HANDSHAKES],
+        resumed=values[RESUMED],
+        errors=totals.errors(),
+        listeners=tuple(
+            _count(id, *_place(listeners, id), totals) for id in {**listeners, **totals.listeners}
+        ),
+        suites=totals.suites(),
+        handshake_time=totals.histogram(HANDSHAKE_TIME),
+        connect_time=totals.histogram(CONNECT_TIME),
+        acceptors=tuple(_part(name, part, name in generations.current.names) for name, part in parts.items()),
+        limits=LimitCounts(values[DECIDED_ALONE], values[ROUTE_DECIDED_ALONE], values[ROUTE_DENIED]),
+        log_lines_lost=lines_lost(),
+    )
+
+
+Listeners = dict[str, tuple[BoundListener, str]]
+
+
+def _listeners(generations: Generations) -> Listeners:
+    """Those that somebody serves or has connections of, and their state, by id."""
+    listeners = {listener.id: (listener, OPEN) for listener in generations.current.listeners}
+    for older in generations.older:
+        for listener in older.listeners:
+            listeners.setdefault(listener.id, (listener, CLOSING))
+    return listeners
+
+
+def _place(listeners: Listeners, id: str) -> tuple[str, str]:
+    """A listener's address and state."""
+    if id not in listeners:
+        return "", CLOSED
+    listener, state = listeners[id]
+    return listener.address, state
+
+
+def _count(id: str, address: str, state: str, totals: Totals) -> ListenerCounts:
+    found = totals.of_listener(id)
+    return ListenerCounts(
+        id=id,
+        address=address,
+        accepted=found[0],
+        active=found[1],
+        blocked=totals.blocked(id),
+        state=state,
+        handshakes=found[LISTENER_HANDSHAKES],
+        bytes_up=found[LISTENER_UP],
+        bytes_down=found[LISTENER_DOWN],
+        failed=totals.failed(id),
+    )
+
+
+def _part(name: str, totals: Totals, serving: bool) -> AcceptorCounts:
+    values = totals.values
+    return AcceptorCounts(
+        name,
+        values[ACCEPTED],
+        values[ACTIVE],
+        values[BYTES_UP],
+        values[BYTES_DOWN],
+        values[HANDSHAKES],
+        sum(totals.errors().values()),
+        serving,
     )

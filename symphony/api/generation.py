@@ -16,7 +16,7 @@ from symphony.observe.records import RecordArea
 class Generation:
     """`names` and `pages` have one entry per acceptor. `group` is its name in the supervision tree.
 
-    `closed_upstreams` has what acceptors that are gone for good have counted for upstreams.
+    `closed_upstreams` and `closed_routes` have what acceptors that are gone for good have counted.
     """
 
     number: int
@@ -25,6 +25,7 @@ class Generation:
     pages: tuple[CounterPage, ...]
     tenure: Tenure
     closed_upstreams: RecordArea
+    closed_routes: RecordArea
 
     @property
     def group(self) -> str:
@@ -48,4 +49,5 @@ def new_generation(
     names = tuple(f"{ACCEPTOR_PREFIX}{first_acceptor + index}" for index in range(acceptors))
     ids = [listener.id for listener in listeners]
     pages = books.open(ids, acceptors)
-    return Generation(number, names, listeners, pages, Tenure(acceptors, stage), books.closed_upstreams)
+    tenure = Tenure(acceptors, stage)
+    return Generation(number, names, listeners, pages, tenure, books.closed_upstreams, books.closed_routes)

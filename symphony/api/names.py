@@ -5,3 +5,4 @@ from __future__ import annotations
 SUPERVISOR = "supervisor"
 CONTROL = "control"
 REGISTRY = "route-registry"
+LIMITER = "rate-limiter"

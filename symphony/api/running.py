@@ -19,7 +19,7 @@ from supervisor.action import Outcome
 from supervisor.spec import ChangeRefused
 from supervisor.supervisor import NotStarted, Supervisor
 from symphony.api.control import Control
-from symphony.api.describe import describe_service
+from symphony.api.describe import describe_service, describe_totals
 from symphony.api.examine import Examination
 from symphony.api.generation import new_generation
 from symphony.api.generations import Generations
@@ -94,6 +94,7 @@ class Running:
         self._control = control = Control(blueprint.runtime_dir)
         control.reconfiguration = Reconfiguration(blueprint, generations, manager, control.follow_soon)
         control.describe = lambda: describe_service(generations, books, self._left_before())
+        control.totals = lambda: describe_totals(generations, books)
         control.upgrade = self._upgrade
         self._loop = asyncio.get_running_loop()
         self._stopping = False

@@ -137,6 +137,7 @@ def acceptor_group(
             pages,
             tenure=generation.tenure,
             closed_upstreams=generation.closed_upstreams,
+            closed_routes=generation.closed_routes,
             affinity=blueprint.affinity,
         )
         run = partial(run_acceptor, settings=settings)

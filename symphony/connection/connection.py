@@ -361,7 +361,10 @@ class Connection:
         if returned == 1:
             now = monotonic()
             resumed = library.is_resumed(session)
-            self._state.ledger.shaken(library.cipher_suite(session), resumed, now - self._began)
+            took_s = now - self._began
+            self._state.ledger.shaken(library.cipher_suite(session), resumed, took_s, self._seat.slot)
+            if self._account is not None:
+                self._account.took(took_s)
             if self._entry is not None:
                 self._entry.shaken(session, now)
             assert self._route is not None, "a handshake has a route"
@@ -458,7 +461,7 @@ class Connection:
         self._relay = None
         self._phase = Phase.CLOSED
         state = self._state
-        state.ledger.moved(relay.bytes_up, relay.bytes_down)
+        state.ledger.moved(relay.bytes_up, relay.bytes_down, self._seat.slot)
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.record.closed(relay.bytes_up, relay.bytes_down)

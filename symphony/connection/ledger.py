@@ -10,12 +10,15 @@ from structlog import get_logger
 from symphony.observe.counters import (
     ACCEPTED,
     ACTIVE,
-    BLOCKED_SLOT,
     BYTES_DOWN,
     BYTES_UP,
     CONNECT_TIME,
     HANDSHAKE_TIME,
     HANDSHAKES,
+    LISTENER_DOWN,
+    LISTENER_HANDSHAKES,
+    LISTENER_REASON_SLOT,
+    LISTENER_UP,
     REASON_SLOT,
     RESUMED,
     SUITE_SLOT,
@@ -99,10 +102,11 @@ class Ledger:
         for connection in tuple(self.resting):
             connection.leave()
 
-    def shaken(self, suite: str, resumed: bool, took_s: float) -> None:
+    def shaken(self, suite: str, resumed: bool, took_s: float, listener_slot: int) -> None:
         """A handshake has ended well."""
         values = self.values
         values[HANDSHAKES] += 1
+        values[listener_slot + LISTENER_HANDSHAKES] += 1
         slot = SUITE_SLOT.get(suite, _OTHER_SUITE)
         if resumed:
             values[RESUMED] += 1
@@ -114,11 +118,13 @@ class Ledger:
         """An upstream was reached."""
         observe(self.values, CONNECT_TIME, took_s)
 
-    def moved(self, up: int, down: int) -> None:
+    def moved(self, up: int, down: int, listener_slot: int) -> None:
         """Add the bytes of a connection."""
         values = self.values
         values[BYTES_UP] += up
         values[BYTES_DOWN] += down
+        values[listener_slot + LISTENER_UP] += up
+        values[listener_slot + LISTENER_DOWN] += down
 
     def failed(
         self,
@@ -136,9 +142,7 @@ class Ledger:
         """
         values = self.values
         values[REASON_SLOT[reason]] += 1
-        blocked = BLOCKED_SLOT.get(reason)
-        if blocked is not None:
-            values[listener_slot + blocked] += 1
+        values[listener_slot + LISTENER_REASON_SLOT[reason]] += 1
         if told:
             return
         left_out = self._throttle.allow()

@@ -403,7 +403,7 @@ class HttpConnection:
         state.ledger.resting.discard(self)
         if self.admission is not None:
             self.admission.end()
-        state.ledger.moved(self._bytes_up, self._sent)
+        state.ledger.moved(self._bytes_up, self._sent, self._seat.slot)
         state.ledger.closed(self, self._seat.slot)
 
     def _tell(self, reason: Reason, detail: str) -> None:

@@ -7,7 +7,7 @@ from msgspec import Struct
 from symphony.mailbox.envelope import Refused
 from symphony.messages.events import Blocked, EventsSubscribed, Released, SubscribeEvents, Suspended
 from symphony.messages.held import HeldPage, HeldResolved, ListHeld, ResolveHeld
-from symphony.messages.totals import AcceptorTotals, DescribeTotals
+from symphony.messages.totals import DescribeRecords, RecordsDescription
 from symphony.messages.upstreams import DescribeUpstreams, UpstreamsDescription
 
 
@@ -29,7 +29,10 @@ class ListenerTotals(Struct, frozen=True, array_like=True):
 
 
 class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
-    """What one acceptor does now. `errors` maps a reason to how many connections it ended since the tree started."""
+    """What one acceptor does now. `errors` maps a reason to how many connections it ended since the tree started.
+
+    `descriptors` are open in its process, of `descriptor_limit`.
+    """
 
     name: str
     version: int
@@ -43,14 +46,16 @@ class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
     errors: dict[str, int]
     adopted: tuple[str, ...]
     held: int = 0
+    descriptors: int = 0
+    descriptor_limit: int = 0
 
 
 AcceptorRequest = (
-    DescribeAcceptor | DescribeTotals | DescribeUpstreams | SubscribeEvents | ListHeld | ResolveHeld
+    DescribeAcceptor | DescribeRecords | DescribeUpstreams | SubscribeEvents | ListHeld | ResolveHeld
 )
 AcceptorReply = (
     AcceptorDescription
-    | AcceptorTotals
+    | RecordsDescription
     | UpstreamsDescription
     | EventsSubscribed
     | HeldPage

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from symphony.config.problem import Problem
 from symphony.mailbox.envelope import Refused
+from symphony.messages.totals import DescribeTotals, TotalsDescription
 
 
 class ReloadService(Struct, frozen=True, array_like=True, tag=True):
@@ -94,5 +95,7 @@ class ServiceDescription(Struct, frozen=True, array_like=True, tag=True):
     left: tuple[LeftOver, ...] = ()
 
 
-ControlRequest = ReloadService | UpgradeService | DescribeService
-ControlReply = ServiceReloaded | ServiceUpgraded | UpgradeRefused | ServiceDescription | Refused
+ControlRequest = ReloadService | UpgradeService | DescribeService | DescribeTotals
+ControlReply = (
+    ServiceReloaded | ServiceUpgraded | UpgradeRefused | ServiceDescription | TotalsDescription | Refused
+)

@@ -54,8 +54,11 @@ class AdminApp:
             return self._latest
 
     async def _metrics(self, request: Request) -> Response:
-        body = exposition.render(await self._telemetry())
-        return Response(body, media_type=exposition.CONTENT_TYPE)
+        telemetry = await self._telemetry()
+        if not telemetry.counted:
+            # Zeros would be taken for counters that went back.
+            return Response("the supervisor has not told any totals yet\n", status_code=503)
+        return Response(exposition.render(telemetry), media_type=exposition.CONTENT_TYPE)
 
     async def _metrics_json(self, request: Request) -> Response:
         return Response(msgspec.json.encode(await self._telemetry()), media_type=_JSON)

@@ -15,13 +15,13 @@ from symphony.observe.records import route_area, upstream_area
 class Books:
     """All pages that are in use, and what stood in those that no longer are.
 
-    `closed_upstreams` has the records of upstreams of the latter, added up.
+    `closed` has the totals of the latter, added up, and `closed_routes` and `closed_upstreams` their records.
     """
 
     def __init__(self) -> None:
         self._pages: list[CounterPage] = []
-        self._closed = Totals()
-        self._closed_routes = route_area()
+        self.closed = Totals()
+        self.closed_routes = route_area()
         self.closed_upstreams = upstream_area()
 
     @property
@@ -39,15 +39,15 @@ class Books:
         """Carry over what stands in `pages`, whose processes are gone; their gauges are set to zero."""
         for page in pages:
             page.forget_active()
-            self._closed.add(page)
-            self._closed_routes.take_over(page.routes)
+            self.closed.add(page)
+            self.closed_routes.take_over(page.routes)
             self.closed_upstreams.take_over(page.upstreams)
             self._pages.remove(page)
 
     def totals(self) -> Totals:
         """Everything added up."""
         totals = Totals()
-        totals.add(self._closed)
+        totals.add(self.closed)
         for page in self._pages:
             totals.add(page)
         return totals

@@ -26,8 +26,12 @@ HANDSHAKES = 4
 RESUMED = 5
 DECIDED_ALONE = 6
 """Connections of limited sources that were decided on without the rate limiter's answer."""
+ROUTE_DECIDED_ALONE = 7
+"""Connections of limited routes, likewise."""
+ROUTE_DENIED = 8
+"""Connections of limited routes that were refused, by whichever of the two."""
 
-HANDSHAKE_TIME = 7
+HANDSHAKE_TIME = 9
 """A histogram of the time from accept to the end of the handshake."""
 
 CONNECT_TIME = HANDSHAKE_TIME + histogram.WORDS
@@ -53,12 +57,18 @@ SUITE_SLOT = {name: _FIRST_SUITE + 2 * at for at, name in enumerate(SUITES)}
 
 _FIRST_REASON = _FIRST_SUITE + 2 * len(SUITES)
 _FIRST_LISTENER = _FIRST_REASON + len(Reason)
-_FIRST_BLOCKED = 2
-_PER_LISTENER = _FIRST_BLOCKED + len(BLOCKED)
+LISTENER_HANDSHAKES = 2
+LISTENER_UP = 3
+LISTENER_DOWN = 4
+"""Where a listener counts handshakes and bytes, beginning at its own slot."""
+_LISTENER_REASONS = 5
+_PER_LISTENER = _LISTENER_REASONS + len(Reason)
 
 REASON_SLOT: dict[Reason, int] = {reason: _FIRST_REASON + at for at, reason in enumerate(Reason)}
-BLOCKED_SLOT: dict[Reason, int] = {reason: _FIRST_BLOCKED + at for at, reason in enumerate(BLOCKED)}
-"""Where a listener counts a refusal, beginning at its own slot."""
+LISTENER_REASON_SLOT: dict[Reason, int] = {reason: _LISTENER_REASONS + at for at, reason in enumerate(Reason)}
+"""Where a listener counts why connections ended early, beginning at its own slot."""
+BLOCKED_SLOT: dict[Reason, int] = {reason: LISTENER_REASON_SLOT[reason] for reason in BLOCKED}
+"""Those of them that are refusals."""
 
 
 class CounterPage:
@@ -87,7 +97,7 @@ class CounterPage:
         return tuple(self._listener_slots)
 
     def listener_slot(self, listener_id: str) -> int:
-        """The first slot of a listener: its accepted connections, then its active ones, then :data:`BLOCKED_SLOT`."""
+        """The first slot of a listener: its accepted connections, then its active ones, then what the constants say."""
         return self._listener_slots[listener_id]
 
     def forget_active(self) -> None:
@@ -112,16 +122,6 @@ class CounterPage:
         """A listener's slots, from the first one on."""
         slot = self._listener_slots[listener_id]
         return self.values[slot : slot + _PER_LISTENER]
-
-    def suites(self) -> dict[str, tuple[int, int]]:
-        """How many full and resumed handshakes came to each cipher suite; those that never did are left out."""
-        values = self.values
-        found = {name: (values[slot], values[slot + 1]) for name, slot in SUITE_SLOT.items()}
-        return {name: counts for name, counts in found.items() if any(counts)}
-
-    def histogram(self, slot: int) -> Histogram:
-        """HANDSHAKE_TIME or CONNECT_TIME as it stands."""
-        return histogram.read(self.values, slot)
 
     def blocked(self, listener_slot: int) -> dict[str, int]:
         """How many connections a listener refused, by reason; reasons that never were are left out."""
@@ -148,7 +148,7 @@ class Totals:
                 mine[at] += theirs[at]
 
     def of_listener(self, listener_id: str) -> Sequence[int]:
-        """A listener's accepted connections, its active ones, then what stands at :data:`BLOCKED_SLOT`."""
+        """A listener's accepted connections, its active ones, then what stands at the other constants for it."""
         return self.listeners.get(listener_id, _NOTHING)
 
     def errors(self) -> dict[str, int]:
@@ -158,6 +158,20 @@ class Totals:
     def blocked(self, listener_id: str) -> dict[str, int]:
         """How many connections a listener refused, by reason; reasons that never were are left out."""
         return _named(self.of_listener(listener_id), BLOCKED_SLOT)
+
+    def failed(self, listener_id: str) -> dict[str, int]:
+        """How many connections of a listener each reason ended; reasons that never did are left out."""
+        return _named(self.of_listener(listener_id), LISTENER_REASON_SLOT)
+
+    def suites(self) -> dict[str, tuple[int, int]]:
+        """How many full and resumed handshakes came to each cipher suite; those that never did are left out."""
+        values = self.values
+        found = {name: (values[slot], values[slot + 1]) for name, slot in SUITE_SLOT.items()}
+        return {name: counts for name, counts in found.items() if any(counts)}
+
+    def histogram(self, slot: int) -> Histogram:
+        """HANDSHAKE_TIME or CONNECT_TIME as it stands."""
+        return histogram.read(self.values, slot)
 
 
 _NOTHING = (0,) * _PER_LISTENER

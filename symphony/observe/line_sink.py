@@ -10,10 +10,12 @@ The descriptor is shared with other processes, so O_NONBLOCK, which belongs to a
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import stat
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable
 
@@ -21,6 +23,7 @@ WAITING_LIMIT = 1 << 20
 """Bytes of lines that wait in one process."""
 
 RETRY_S = 0.05
+_COUNTERS = 4096
 LOOK_EVERY_S = 1.0
 """How often a file is looked for at its path, to see that it was moved away."""
 
@@ -44,6 +47,9 @@ class LineSink:
         self.lost = lost
         self.dropped = 0
         """Lines lost since the process began."""
+        # Shared with all processes that are forked from this one, a word for each: so what one lost outlives it.
+        self._lost = memoryview(mmap.mmap(-1, _COUNTERS * 8)).cast("q")
+        self._own = 0
         self._untold = 0
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -107,6 +113,15 @@ class LineSink:
         self._waiting_bytes = 0
         self._untold = self.dropped = 0
 
+    def count_as(self, process: str) -> None:
+        """Count lost lines as this process from now on: no two may write one word at a time."""
+        self._own = zlib.crc32(process.encode()) % _COUNTERS
+
+    @property
+    def lost_by_all(self) -> int:
+        """Lines lost by all processes that share this sink, those that are gone included."""
+        return sum(self._lost)
+
     @property
     def waiting(self) -> bool:
         """Whether lines wait for room; :meth:`flush_waiting` is to be called again within :data:`RETRY_S`."""
@@ -155,6 +170,7 @@ class LineSink:
 
     def _drop(self) -> None:
         self.dropped += 1
+        self._lost[self._own] += 1
         self._untold += 1
 
     def _tell_untold(self) -> None:

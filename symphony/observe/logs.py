@@ -35,12 +35,19 @@ def name_process(name: str) -> None:
     """Set the `process` field of every line from now on, such as ``acceptor-0``; for each forked child."""
     global _process
     _process = name
+    if _sink is not None:
+        _sink.count_as(name)
 
 
 def reopen_log() -> None:
     """Open the log file of this process anew, if it logs to one: after it was moved away."""
     if _sink is not None:
         _sink.reopen()
+
+
+def lines_lost() -> int:
+    """Log lines that were lost by this process and those that share its log."""
+    return _sink.lost_by_all if _sink is not None else 0
 
 
 def configure_logging(format: LogFormat, level: str, stream: IO[str] | LineSink | None = None) -> None:

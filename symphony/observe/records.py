@@ -18,6 +18,8 @@ from typing import Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from symphony.config.numbering import ROUTE_CAPACITY, UPSTREAM_CAPACITY
+from symphony.observe.histogram import Histogram, observe, read
+from symphony.observe.timings import TimingArea
 
 _WORD = 8
 _NORESERVE = 0x4000  # MAP_NORESERVE of mmap(2): address space alone is not to count as memory in use
@@ -43,13 +45,18 @@ _HIGHEST = 0
 _CHANGES = 1
 _CHANGED = 2
 CHANGES_KEPT = 62
-_HEADER = _CHANGED + CHANGES_KEPT
+_MOVES = _CHANGED + CHANGES_KEPT
+_HEADER = _MOVES + 1
+_TRIES = 100
 
 
 class RecordArea:
-    """One acceptor's records of one kind. Before them, `words` has which numbers were used, and which changed last."""
+    """One acceptor's records of one kind. Before them, `words` has which numbers were used, and which changed last.
 
-    __slots__ = ("_memory", "capacity", "size", "words")
+    Beside them are `timings`, of the same owners.
+    """
+
+    __slots__ = ("_memory", "capacity", "size", "timings", "words")
 
     def __init__(self, size: int, capacity: int) -> None:
         """`size` is that of a record in words, and `capacity` how many there are."""
@@ -58,6 +65,7 @@ class RecordArea:
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
         self._memory = mmap.mmap(-1, (_HEADER + capacity * size) * _WORD, flags=flags)
         self.words: memoryview = memoryview(self._memory).cast("q")
+        self.timings = TimingArea()
 
     def at(self, number: int) -> int:
         """Where the record of `number` begins."""
@@ -66,9 +74,12 @@ class RecordArea:
     def claim(self, number: int, owner: int) -> int:
         """Return where the record of `number` begins, cleared unless it is the record of `owner` already."""
         words, at = self.words, self.at(number)
-        if words[at + OWNER] != owner:
+        former = words[at + OWNER]
+        if former != owner:
             for word in range(at, at + self.size):
                 words[word] = 0
+            if former:
+                self.timings.clear(number)
             words[at + OWNER] = owner
         if number >= words[_HIGHEST]:
             words[_HIGHEST] = number + 1
@@ -103,17 +114,28 @@ class RecordArea:
     def take_over(self, other: RecordArea) -> None:
         """Add all that was counted in `other`, an area of the same kind, whose process is gone, and clear it there.
 
-        So whoever reads both finds everything once.
+        So whoever reads both finds everything once, but for the moment in which a record is moved: :attr:`moves` is odd
+        then, and another number afterwards.
         """
+        words = self.words
         for number in range(other.words[_HIGHEST]):
             start = other.at(number)
             record = other.words[start : start + other.size].tolist()
             if record[OWNER]:
+                words[_MOVES] += 1
                 at = self.claim(number, record[OWNER])
                 for word in range(CONNECTIONS, min(self.size, TALLY)):
-                    self.words[at + word] += record[word]
+                    words[at + word] += record[word]
+                other.timings.move(number, self.timings, number)
                 for word in range(start, start + other.size):
                     other.words[word] = 0
+                words[_MOVES] += 1
+
+    @property
+    def moves(self) -> int:
+        """Twice as many as the records that were taken over, and one more while one is."""
+        count: int = self.words[_MOVES]
+        return count
 
 
 def upstream_area() -> RecordArea:
@@ -153,6 +175,31 @@ def add_up(areas: Iterable[RecordArea], number: int, key: str) -> Totals:
     return Totals._make(sums)
 
 
+def add_up_times(areas: Iterable[RecordArea], number: int, key: str) -> Histogram:
+    """How long it took, over all acceptors; an empty histogram for a number that has none."""
+    at = TimingArea.at(number)
+    if at < 0:
+        return Histogram()
+    mark = owner_mark(key)
+    found = [read(area.timings.words, at) for area in areas if _is_of(area, number, mark)]
+    return sum(found, Histogram())
+
+
+def read_whole(
+    areas: Sequence[RecordArea], closed: RecordArea | None, number: int, key: str
+) -> tuple[Totals, Histogram]:
+    """Add up `areas` and what :meth:`RecordArea.take_over` moves from them to `closed`, which may go on meanwhile."""
+    if closed is None:
+        return add_up(areas, number, key), add_up_times(areas, number, key)
+    all_areas = (closed, *areas)
+    for _ in range(_TRIES):  # a process that is stopped in the middle of it is not waited for
+        moves = closed.moves
+        found = add_up(all_areas, number, key), add_up_times(all_areas, number, key)
+        if moves % 2 == 0 and closed.moves == moves:
+            break
+    return found
+
+
 def _is_of(area: RecordArea, number: int, mark: int) -> bool:
     return 0 <= number < area.capacity and area.words[area.at(number) + OWNER] == mark
 
@@ -178,7 +225,7 @@ class Record:
     `views` has the words of all acceptors that count for it at the same place, this one's included.
     """
 
-    __slots__ = ("__weakref__", "at", "key", "number", "views", "words")
+    __slots__ = ("__weakref__", "_times", "_times_at", "at", "key", "number", "views", "words")
 
     SIZE = ROUTE_WORDS
 
@@ -188,6 +235,13 @@ class Record:
         self.at = 0
         self.words: memoryview = _private(self.SIZE)
         self.views: tuple[memoryview, ...] = (self.words,)
+        self._times: memoryview = self.words
+        self._times_at = -1
+
+    def took(self, seconds: float) -> None:
+        """Count how long it took, where there is a histogram."""
+        if self._times_at >= 0:
+            observe(self._times, self._times_at, seconds)
 
     @property
     def active(self) -> int:
@@ -210,12 +264,16 @@ class Record:
         """Count at `number` from now on; what was counted elsewhere comes along."""
         at = area.claim(number, owner_mark(self.key))
         self._move(area.words, at)
+        if self.number >= 0:
+            area.timings.move(self.number, area.timings, number)
+        self._times, self._times_at = area.timings.words, area.timings.at(number)
         self.number = number
         self.views = views
 
     def make_private(self) -> None:
         """Count in memory of its own from now on: the number goes to another owner."""
         self._move(_private(self.SIZE), 0)
+        self._times_at = -1
         self.number = -1
         self.views = (self.words,)
 

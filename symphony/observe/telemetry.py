@@ -5,15 +5,16 @@ Totals count since the tree started and never go back: they are kept in shared m
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from symphony.messages.totals import ListenerCounts, PageTotals
+from symphony.config.model import UpstreamMode
+from symphony.messages.totals import ServiceTotals
 from symphony.observe.histogram import Histogram
 from symphony.observe.records import Totals
 
+NOTHING_COUNTED = ServiceTotals(0, 0, 0, 0, 0, 0, {}, (), {}, Histogram(), Histogram())
 NO_TOTALS = Totals._make([0] * len(Totals._fields))
 
 
@@ -37,11 +38,66 @@ class ActorTelemetry(Struct, frozen=True):
     rss_bytes: int = 0
 
 
+class AcceptorTelemetry(Struct, frozen=True):
+    """What an acceptor says of itself: how many connections it holds for a decision, and its descriptors."""
+
+    name: str
+    held: int
+    descriptors: int
+    descriptor_limit: int
+
+
+class UpstreamState(Struct, frozen=True):
+    """An upstream of a route. For `state` see :mod:`symphony.messages.upstreams`; `mode` is an operator's word."""
+
+    upstream: str
+    state: str
+    mode: UpstreamMode
+
+    @property
+    def summary(self) -> str:
+        """``up`` (it may get new connections), ``draining`` or ``down`` (only when there is no other)."""
+        if self.mode == "drain":
+            return "draining"
+        return "up" if self.mode == "ready" and self.state == "up" else "down"
+
+
+class RouteState(Struct, frozen=True):
+    """A route of the configuration, "" for the default one, and its upstreams."""
+
+    route: str
+    upstreams: tuple[UpstreamState, ...]
+
+    def count(self, summary: str) -> int:
+        """How many of its upstreams have this :attr:`UpstreamState.summary`."""
+        return sum(each.summary == summary for each in self.upstreams)
+
+
+class CertificateState(Struct, frozen=True):
+    """A certificate by the first of its names. `not_after` is in seconds since the epoch; `routes` show it."""
+
+    name: str
+    issuer: str
+    key_type: str
+    not_before: float
+    not_after: float
+    routes: int
+
+
+class LimiterTelemetry(Struct, frozen=True):
+    """What the rate limiter keeps: buckets of routes, sources that it remembers, open connections that it counts."""
+
+    buckets: int
+    sources: int
+    held: int
+
+
 class Telemetry(Struct, frozen=True):
     """Everything, as of `at` (seconds since the epoch).
 
-    `applied` maps each acceptor to the configuration version that it serves. `totals` has the sums over all acceptors.
-    `silent` names the actors that did not answer in time: what they alone know is missing.
+    `applied` maps each acceptor to the configuration version that it serves. `silent` names the actors that did not
+    answer in time: what they alone know is as they said it last, or missing. While `counted` is false, nobody has told
+    any `totals` yet.
     """
 
     at: float
@@ -54,79 +110,11 @@ class Telemetry(Struct, frozen=True):
     problems: int
     applied: Mapping[str, int]
     actors: tuple[ActorTelemetry, ...]
-    totals: PageTotals
+    totals: ServiceTotals
     held: int
     silent: tuple[str, ...]
-
-
-def at_rest(page: PageTotals) -> PageTotals:
-    """The page of an acceptor that is away: its totals stand, and it holds no connection."""
-    return structs.replace(
-        page,
-        active=0,
-        listeners=tuple(structs.replace(listener, active=0) for listener in page.listeners),
-        routes={key: totals._replace(active=0) for key, totals in page.routes.items()},
-        upstreams={key: totals._replace(active=0) for key, totals in page.upstreams.items()},
-    )
-
-
-def add_pages(pages: Iterable[PageTotals]) -> PageTotals:
-    """The sum of the pages of different acceptors."""
-    found = list(pages)
-    return PageTotals(
-        name="",
-        accepted=sum(page.accepted for page in found),
-        active=sum(page.active for page in found),
-        bytes_up=sum(page.bytes_up for page in found),
-        bytes_down=sum(page.bytes_down for page in found),
-        handshakes=sum(page.handshakes for page in found),
-        resumed=sum(page.resumed for page in found),
-        errors=_add_counts(page.errors for page in found),
-        listeners=_add_listeners(listener for page in found for listener in page.listeners),
-        suites=_add_suites(page.suites for page in found),
-        handshake_time=sum((page.handshake_time for page in found), Histogram()),
-        connect_time=sum((page.connect_time for page in found), Histogram()),
-        routes=_add_totals(page.routes for page in found),
-        upstreams=_add_totals(page.upstreams for page in found),
-    )
-
-
-def _add_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    added: Counter[str] = Counter()
-    for each in counts:
-        added.update(each)
-    return dict(added)
-
-
-def _add_listeners(listeners: Iterable[ListenerCounts]) -> tuple[ListenerCounts, ...]:
-    added: dict[str, ListenerCounts] = {}
-    for one in listeners:
-        before = added.get(one.id)
-        if before is not None:
-            one = ListenerCounts(
-                one.id,
-                one.address,
-                before.accepted + one.accepted,
-                before.active + one.active,
-                _add_counts((before.blocked, one.blocked)),
-            )
-        added[one.id] = one
-    return tuple(added.values())
-
-
-def _add_suites(suites: Iterable[Mapping[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
-    added: dict[str, tuple[int, int]] = {}
-    for each in suites:
-        for name, (full, resumed) in each.items():
-            before = added.get(name, (0, 0))
-            added[name] = (before[0] + full, before[1] + resumed)
-    return added
-
-
-def _add_totals(parts: Iterable[Mapping[str, Totals]]) -> dict[str, Totals]:
-    added: dict[str, Totals] = {}
-    for each in parts:
-        for key, totals in each.items():
-            before = added.get(key, NO_TOTALS)
-            added[key] = Totals._make(a + b for a, b in zip(before, totals, strict=True))
-    return added
+    acceptors: tuple[AcceptorTelemetry, ...] = ()
+    route_states: tuple[RouteState, ...] = ()
+    certificates: tuple[CertificateState, ...] = ()
+    limiter: LimiterTelemetry | None = None
+    counted: bool = True

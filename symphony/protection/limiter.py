@@ -21,21 +21,44 @@ ANSWER_WITHIN_S = 0.045
 _CAPACITY = 65536
 
 
+def _nothing() -> None:
+    """Tell nobody."""
+
+
 class RouteLimiter:
     """Asks the rate limiter through `client`; `acceptors` is how many processes share the limits.
 
-    `asked`, `decided_here` and `denied` count questions, those without the limiter's answer, and refusals.
+    `asked`, `decided_here` and `denied` count questions, those without the limiter's answer, and refusals; `on_alone`
+    and `on_denied` are called with each of the latter two.
     """
 
-    __slots__ = ("_client", "_clock", "_local", "_share", "asked", "decided_here", "denied")
+    __slots__ = (
+        "_client",
+        "_clock",
+        "_local",
+        "_on_alone",
+        "_on_denied",
+        "_share",
+        "asked",
+        "decided_here",
+        "denied",
+    )
 
     def __init__(
-        self, client: MailboxClient, acceptors: int, clock: Callable[[], float] = time.monotonic
+        self,
+        client: MailboxClient,
+        acceptors: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_alone: Callable[[], None] = _nothing,
+        on_denied: Callable[[], None] = _nothing,
     ) -> None:
         if acceptors < 1:
             raise ValueError("limits are shared by at least one acceptor")
         self._client = client
         self._clock = clock
+        self._on_alone = on_alone
+        self._on_denied = on_denied
         self._share = 1.0 / acceptors
         self._local = BucketTable(_CAPACITY)
         self.asked = 0
@@ -54,6 +77,7 @@ class RouteLimiter:
                 callback(True)
             elif type(reply) is Denied:
                 self.denied += 1
+                self._on_denied()
                 callback(False)
             else:
                 callback(self._decide(key, rate, burst))
@@ -62,11 +86,13 @@ class RouteLimiter:
 
     def _decide(self, key: str, rate: float, burst: float) -> bool:
         self.decided_here += 1
+        self._on_alone()
         burst_share = burst * self._share
         # A share below one token could never let anything in. Such a bucket holds one token, but begins with its
         # share, so that over all acceptors no more than the route's burst is there when the limiter is lost.
         wait = self._local.take(key, rate * self._share, max(1.0, burst_share), self._clock(), burst_share)
         if wait > 0.0:
             self.denied += 1
+            self._on_denied()
             return False
         return True

@@ -144,6 +144,10 @@ class UpstreamPool:
             return record.totals
         return add_up((*self._areas, *self._closed), record.number, record.key)
 
+    def impaired(self) -> dict[str, str]:
+        """The state of every upstream that there is something against, as far as this acceptor knows, by its label."""
+        return {record.key: record.health.state for record in self._records if record.key in self._impaired}
+
     def forget_gone(self) -> None:
         """Forget what was against upstreams that nobody has to do with any more."""
         self._impaired.intersection_update([record.key for record in self._records])

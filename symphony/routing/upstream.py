@@ -69,6 +69,7 @@ class UpstreamRecord(Record):
         words, at = self.words, self.at
         words[at + CONNECTIONS] += 1
         words[at + CONNECT_US] += took_us
+        self.took(took_us / 1e6)
         if self._impaired and self.health.succeeded(now_ms()):
             self._state("a connection was taken")
 

@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from symphony.api.status import Status
 from symphony.tls.certificate_maker import make_certificate
+from tests.support.scrape import ask, scrape, scrape_until
 from tests.support.services import Service
 from tests.support.symphony_process import SymphonyProcess, actor, running_symphony
 from tests.support.tls_client import get
 
 LIMIT_S = 15.0
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=LIMIT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(LIMIT_S)
-        self.sock.connect(str(self._path))
-
-
-def ask(symphony: SymphonyProcess, path: str) -> tuple[int, bytes]:
-    connection = UnixConnection(symphony.runtime_dir / "admin-http.sock")
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
-def counters(symphony: SymphonyProcess) -> dict[tuple[str, str], float]:
-    status, body = ask(symphony, "/metrics")
-    assert status == 200
-    return {
-        (sample.name, str(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        if family.type in ("counter", "histogram")
-        for sample in family.samples
-    }
 
 
 def client() -> ssl.SSLContext:
@@ -90,20 +59,17 @@ def test_no_counter_goes_back_whatever_dies(symphony: SymphonyProcess) -> None:
     context = client()
     for _ in range(10):
         get(symphony.port(), "localhost", context)
-    before = counters(symphony)
-    assert before["symphony_connections_accepted_total", "[]"] == 10
-    assert before["symphony_route_connections_total", "[('route', 'default')]"] == 10
+    before = scrape_until(symphony, lambda found: found.of("symphony_route_active", route="default") == 0)
+    assert before.of("symphony_connections_accepted_total") == 10
+    assert before.of("symphony_route_connections_total", route="default") == 10
     assert os.stat(symphony.runtime_dir / "admin-http.sock").st_mode & 0o777 == 0o600
-    for victim in ("acceptor-0", "acceptor-1", "route-registry", "acceptor-0"):
+    for victim in ("acceptor-0", "acceptor-1", "route-registry", "rate-limiter", "acceptor-0"):
         os.kill(symphony.pid_of(victim), signal.SIGKILL)
         restarts = actor(symphony.status(), victim).restarts
         deadline = time.monotonic() + LIMIT_S
         while True:  # while it is away, and until it is back
-            after = counters(symphony)
-            lower = {
-                key: (value, after.get(key)) for key, value in before.items() if after.get(key, -1) < value
-            }
-            assert lower == {}
+            after = scrape(symphony)
+            assert after.gone_back(before) == []
             before = after
             now = actor(symphony.status(), victim)
             if now.state == "running" and now.restarts > restarts - 1:
@@ -111,10 +77,36 @@ def test_no_counter_goes_back_whatever_dies(symphony: SymphonyProcess) -> None:
             assert time.monotonic() < deadline
         symphony.wait_running(victim)
     get(symphony.port(), "localhost", context)
-    deadline = time.monotonic() + LIMIT_S
-    while counters(symphony)["symphony_connections_accepted_total", "[]"] != 11:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    scrape_until(symphony, lambda found: found.of("symphony_connections_accepted_total") == 11)
+
+
+def test_what_retired_acceptors_counted_outlives_the_admin_actor(symphony: SymphonyProcess) -> None:
+    context = client()
+    before = scrape(symphony)
+
+    def of_one_acceptor(labels: Mapping[str, str]) -> bool:
+        return labels.get("acceptor", "").startswith("acceptor-") or "actor" in labels
+
+    def settled(status: Status) -> bool:
+        return sum(one.kind == "acceptor" for one in status.actors) == workers
+
+    for workers in (3, 1, 2):
+        for _ in range(4):
+            get(symphony.port(), "localhost", context)
+        text = symphony.config_file.read_text()
+        symphony.config_file.write_text(re.sub("workers = .", f"workers = {workers}", text))
+        assert symphony.command("reload").returncode == 0
+        symphony.wait_for(settled)
+        os.kill(symphony.pid_of("admin"), signal.SIGKILL)
+        after = scrape_until(symphony, lambda found: found.of("symphony_route_active", route="default") == 0)
+        assert after.gone_back(before, but=of_one_acceptor) == []
+        before = after
+    assert before.of("symphony_connections_accepted_total") == 12
+    assert before.of("symphony_acceptor_accepted_total", acceptor="gone") == 12
+    assert before.of("symphony_route_connections_total", route="default") == 12
+    assert before.of("symphony_route_handshake_seconds_count", route="default") == 12
+    assert before.total("symphony_upstream_connect_seconds_count") == 12
+    assert before.total("symphony_listener_accepted_total") == 12
 
 
 def test_its_own_death_is_nobody_elses(symphony: SymphonyProcess) -> None:
@@ -124,7 +116,7 @@ def test_its_own_death_is_nobody_elses(symphony: SymphonyProcess) -> None:
     get(symphony.port(), "localhost", context)
     symphony.wait_for(lambda status: actor(status, "admin").restarts == 1)
     symphony.wait_running("admin")
-    assert counters(symphony)["symphony_connections_accepted_total", "[]"] == 2
+    assert scrape(symphony).of("symphony_connections_accepted_total") == 2
     assert symphony.stop() == 0
     assert not (symphony.runtime_dir / "admin-http.sock").exists()
 

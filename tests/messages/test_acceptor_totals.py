@@ -1,8 +1,7 @@
-"""What an acceptor tells of its totals, and of those of a neighbour that is gone."""
+"""What an acceptor tells of routes and upstreams: for all acceptors, those included that are gone."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +10,13 @@ from symphony.config.model import UdsUpstream
 from symphony.config.numbering import number_snapshot
 from symphony.mailbox.client import ask
 from symphony.messages.acceptor import AcceptorReply
-from symphony.messages.totals import AcceptorTotals, DescribeTotals
+from symphony.messages.totals import DescribeRecords, RecordsDescription
+from symphony.observe.counters import HANDSHAKES, LISTENER_DOWN, LISTENER_HANDSHAKES, LISTENER_UP
+from symphony.observe.reasons import Reason
+from symphony.observe.records import route_area, upstream_area
 from tests.support.acceptor import LISTENER, AcceptorRig, route, snapshot, wait_until
 from tests.support.actor_process import ActorProcess, Stage
-from tests.support.peers import UpstreamHost
+from tests.support.peers import TlsPeer, UpstreamHost
 from tests.support.site import Site, ended_by_reset, exchange
 from tests.support.tls_client import connect
 
@@ -34,9 +36,9 @@ def upstream() -> Iterator[UpstreamHost]:
     host.close()
 
 
-async def totals(stage: Stage, name: str = "acceptor-0") -> AcceptorTotals:
-    reply = await ask(stage.mailbox(name), DescribeTotals(), AcceptorReply, LIMIT_S)
-    assert isinstance(reply, AcceptorTotals)
+async def records(stage: Stage, name: str = "acceptor-0") -> RecordsDescription:
+    reply = await ask(stage.mailbox(name), DescribeRecords(), AcceptorReply, LIMIT_S)
+    assert isinstance(reply, RecordsDescription)
     return reply
 
 
@@ -52,66 +54,63 @@ def use(rig: AcceptorRig, process: ActorProcess, upstream: UpstreamHost) -> None
 
 async def test_everything_is_told(stage: Stage, upstream: UpstreamHost) -> None:
     target = UdsUpstream(path=upstream.path)
+    nowhere = UdsUpstream(path="/nowhere", max_fails=1, fail_timeout_ms=60_000)
     routes = number_snapshot(
-        snapshot(route("localhost", target), route("unused.test", UdsUpstream(path="/nowhere")), version=7),
+        snapshot(
+            route("localhost", target), route("dead.test", nowhere), route("unused.test", target), version=7
+        ),
         None,
     )
     rig = AcceptorRig(stage, routes)
     process = rig.start()
     try:
-        empty = await totals(stage)
-        assert (empty.version, empty.held, len(empty.pages)) == (7, 0, 1)
-        assert empty.pages[0].routes == empty.pages[0].upstreams == empty.pages[0].suites == {}
+        empty = await records(stage)
+        assert empty == RecordsDescription(7, {}, {}, {}, {}, {})
         use(rig, process, upstream)
         with connect(rig.port) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert ended_by_reset(sock)
         wait_until(lambda: rig.active == 0, "all are over")
-        [page] = (await totals(stage)).pages
-        assert (page.name, page.accepted, page.active, page.bytes_up, page.bytes_down) == (
-            "acceptor-0",
-            2,
-            0,
-            200,
-            300,
-        )
-        assert (page.handshakes, page.resumed, page.errors) == (1, 0, {"not_tls": 1})
-        [listener] = page.listeners
-        assert (listener.id, listener.accepted, listener.active, listener.blocked) == (LISTENER, 2, 0, {})
-        assert list(page.suites.values()) == [(1, 0)] and "other" not in page.suites
-        assert page.handshake_time.count == page.connect_time.count == 1
-        assert list(page.routes) == ["localhost"] and list(page.upstreams) == [target.label]
-        for found in (page.routes["localhost"], page.upstreams[target.label]):
+        told = await records(stage)
+        assert list(told.routes) == ["localhost"] and list(told.upstreams) == [target.label]
+        for found in (told.routes["localhost"], told.upstreams[target.label]):
             assert (found.active, found.connections, found.failures) == (0, 1, 0)
             assert (found.bytes_up, found.bytes_down) == (200, 300)
+        assert told.handshake_times["localhost"].count == told.connect_times[target.label].count == 1
+        with connect(rig.port) as sock:
+            sock.settimeout(None)
+            assert ended_by_reset(TlsPeer(sock, "dead.test").sock)
+        wait_until(lambda: rig.active == 0, "all are over")
+        told = await records(stage)
+        assert told.impaired == {nowhere.label: "out"}
+        assert (told.routes["dead.test"].failures, told.upstreams[nowhere.label].failures) == (1, 1)
+        page = rig.pages[0]
+        at = page.listener_slot(LISTENER)
+        assert page.values[HANDSHAKES] == page.values[at + LISTENER_HANDSHAKES] == 2
+        assert (page.values[at + LISTENER_UP], page.values[at + LISTENER_DOWN]) == (200, 300)
+        assert rig.count(Reason.NOT_TLS) == 1
     finally:
         rig.close()
 
 
-async def test_a_neighbour_speaks_for_one_that_is_gone(stage: Stage, upstream: UpstreamHost) -> None:
-    routes = number_snapshot(snapshot(route("localhost", UdsUpstream(path=upstream.path))), None)
+async def test_one_speaks_for_all_and_for_those_that_are_gone(stage: Stage, upstream: UpstreamHost) -> None:
+    target = UdsUpstream(path=upstream.path)
+    routes = number_snapshot(snapshot(route("localhost", target)), None)
     rig = AcceptorRig(stage, routes, acceptors=2)
-    first, second = rig.start(0), rig.start(1)
+    closed_routes, closed_upstreams = route_area(), upstream_area()
+    changes = {"closed_routes": closed_routes, "closed_upstreams": closed_upstreams}
+    first, second = rig.start(0, **changes), rig.start(1, **changes)
     try:
-        for _ in range(30):  # the kernel chooses; that it never chooses the second is as good as impossible
-            with connect(rig.port) as sock:
-                sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                assert ended_by_reset(sock)
-        wait_until(lambda: rig.active == 0, "all are over")
-        before = [*(await totals(stage, "acceptor-0")).pages, *(await totals(stage, "acceptor-1")).pages]
-        assert [page.name for page in before] == ["acceptor-0", "acceptor-1"]
-        assert sum(page.accepted for page in before) == 30 and all(page.accepted for page in before)
+        for process in (first, second):
+            use(rig, process, upstream)
+        before = await records(stage, "acceptor-0")
+        assert before.routes["localhost"].connections == before.upstreams[target.label].connections == 2
+        assert await records(stage, "acceptor-1") == before
         second.kill()
-        first.tell_sibling("acceptor-1", up=False)
-        async with asyncio.timeout(LIMIT_S):
-            while len(after := (await totals(stage)).pages) == 1:
-                pass  # each question waits for its answer
-        assert list(after) == before
-        rig.start(1)
-        first.tell_sibling("acceptor-1", up=True)
-        async with asyncio.timeout(LIMIT_S):
-            while len(again := (await totals(stage)).pages) == 2:
-                pass  # each question waits for its answer
-        assert [*again, *(await totals(stage, "acceptor-1")).pages] == before
+        assert await records(stage) == before
+        closed_routes.take_over(rig.pages[1].routes)
+        closed_upstreams.take_over(rig.pages[1].upstreams)
+        assert await records(stage) == before
+        assert before.handshake_times["localhost"].count == before.connect_times[target.label].count == 2
     finally:
         rig.close()

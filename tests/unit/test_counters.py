@@ -14,8 +14,14 @@ from symphony.observe.counters import (
     DECIDED_ALONE,
     HANDSHAKE_TIME,
     HANDSHAKES,
+    LISTENER_DOWN,
+    LISTENER_HANDSHAKES,
+    LISTENER_REASON_SLOT,
+    LISTENER_UP,
     REASON_SLOT,
     RESUMED,
+    ROUTE_DECIDED_ALONE,
+    ROUTE_DENIED,
     SUITE_SLOT,
     CounterPage,
 )
@@ -26,6 +32,7 @@ from symphony.observe.reasons import BLOCKED, Reason
 def test_slots_are_all_different() -> None:
     page = CounterPage(["a", "b", "c"])
     slots = [ACCEPTED, ACTIVE, BYTES_UP, BYTES_DOWN, HANDSHAKES, RESUMED, DECIDED_ALONE]
+    slots += [ROUTE_DECIDED_ALONE, ROUTE_DENIED]
     slots += REASON_SLOT.values()
     for start in (HANDSHAKE_TIME, CONNECT_TIME):
         slots += range(start, start + WORDS)
@@ -33,10 +40,12 @@ def test_slots_are_all_different() -> None:
         slots += [slot, slot + 1]
     for name in ("a", "b", "c"):
         at = page.listener_slot(name)
-        slots += [at, at + 1, *(at + blocked for blocked in BLOCKED_SLOT.values())]
+        slots += [at, at + 1, at + LISTENER_HANDSHAKES, at + LISTENER_UP, at + LISTENER_DOWN]
+        slots += [at + reason for reason in LISTENER_REASON_SLOT.values()]
     assert sorted(slots) == list(range(len(slots)))
     assert set(REASON_SLOT) == set(Reason)
-    assert set(BLOCKED_SLOT) == set(BLOCKED)
+    assert set(LISTENER_REASON_SLOT) == set(Reason)
+    assert {reason: LISTENER_REASON_SLOT[reason] for reason in BLOCKED} == BLOCKED_SLOT
     for at, slot in enumerate(slots):
         page.values[slot] = at + 1
     assert [page.values[slot] for slot in slots] == list(range(1, len(slots) + 1))

@@ -17,12 +17,12 @@ from symphony.dashboard.numbers import milliseconds, short, size, sparkline
 from symphony.dashboard.view import SORTS, Page, View
 from symphony.observe.records import Totals
 from symphony.observe.telemetry import Telemetry
-from tests.unit.test_telemetry import OTHER, PAGE, add_pages, telemetry
+from tests.unit.test_telemetry import TOTALS, telemetry
 
 
 def state(at: float, factor: int = 1) -> Telemetry:
-    page = structs.replace(
-        PAGE,
+    totals = structs.replace(
+        TOTALS,
         accepted=10 * factor,
         bytes_up=1000 * factor,
         routes={
@@ -30,7 +30,7 @@ def state(at: float, factor: int = 1) -> Telemetry:
             for number in range(30)
         },
     )
-    return structs.replace(telemetry(add_pages([page, OTHER])), at=at)
+    return structs.replace(telemetry(totals), at=at)
 
 
 def history() -> History:

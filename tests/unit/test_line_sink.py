@@ -229,3 +229,21 @@ def test_lost_lines_are_told_in_the_form_of_the_log(tmp_path: Path, pipe: tuple[
         assert json.loads(path.read_text())["event"] == "new"
     finally:
         structlog.reset_defaults()
+
+
+def test_what_forked_processes_lost_is_counted_together_and_outlives_them() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    sink = LineSink(descriptor=writer)
+    sink.count_as("supervisor")
+    for name, lines in (("acceptor-0", 5), ("acceptor-0", 2), ("admin", 1)):
+        pid = os.fork()
+        if not pid:
+            sink.count_as(name)
+            for _ in range(lines):
+                sink.write("nobody reads this\n")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    sink.write("nor this\n")
+    assert (sink.lost_by_all, sink.dropped) == (9, 1)
+    os.close(writer)

@@ -15,8 +15,12 @@ from symphony.observe.records import (
     RouteRecord,
     Totals,
     add_up,
+    add_up_times,
     owner_mark,
+    read_whole,
+    upstream_area,
 )
+from symphony.observe.timings import TIMED
 from symphony.routing.upstream import UpstreamRecord
 
 
@@ -190,3 +194,64 @@ def test_records_do_not_overlap_and_nothing_is_backed_before_it_is_used() -> Non
 def shared_kib() -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("RssShmem"))
+
+
+def test_times_are_kept_for_the_first_numbers_and_follow_their_owner(acceptors: Acceptors) -> None:
+    one, two = (book.record("u", 3) for book in acceptors.books)
+    one_connection(one)
+    one_connection(two)
+    far = acceptors.books[0].record("far", TIMED)
+    one_connection(far)
+    took = add_up_times(acceptors.areas, 3, "u")
+    assert (took.count, took.sum_us) == (2, 140)
+    assert add_up_times(acceptors.areas, TIMED, "far").count == 0
+    assert acceptors.total(TIMED, "far").connections == 1
+    # The number goes to another owner: its times begin anew, and the former owner's are not added to.
+    other = acceptors.books[0].record("other", 3)
+    one_connection(other)
+    one_connection(one)
+    assert add_up_times(acceptors.areas, 3, "other").count == 1
+    assert add_up_times(acceptors.areas, 3, "u").count == 1, "what the second acceptor still counts"
+    # Another number: they come along.
+    acceptors.books[0].record("other", 5)
+    assert add_up_times(acceptors.areas, 5, "other").count == 1
+
+
+def test_times_outlive_their_process(acceptors: Acceptors) -> None:
+    one_connection(acceptors.books[0].record("u", 3))
+    acceptors.restart(0)
+    again = acceptors.books[0].record("u", 3)
+    one_connection(again)
+    closed = upstream_area()
+    assert read_whole(acceptors.areas, closed, 3, "u")[1].count == 2
+    closed.take_over(acceptors.areas[0])
+    totals, took = read_whole(acceptors.areas, closed, 3, "u")
+    assert (totals.connections, took.count, took.sum_us) == (2, 2, 140)
+    assert add_up_times(acceptors.areas, 3, "u").count == 0
+
+
+def test_nothing_goes_back_or_twice_while_records_are_taken_over() -> None:
+    """Another process reads all the while."""
+    acceptors = Acceptors(1)
+    keys = [f"u{number}" for number in range(300)]
+    for number, key in enumerate(keys):
+        record = acceptors.books[0].record(key, number)
+        for _ in range(3):
+            one_connection(record)
+    closed = upstream_area()
+    ready = os.pipe()
+    pid = os.fork()
+    if not pid:
+        wrong = 0
+        os.write(ready[1], b"!")
+        while any(closed.words[closed.at(number) + 1] == 0 for number in range(len(keys))):
+            for number, key in enumerate(keys):
+                totals, took = read_whole(acceptors.areas, closed, number, key)
+                wrong += (totals.connections, took.count) != (3, 3)
+        os._exit(min(wrong, 100))
+    os.read(ready[0], 1)
+    closed.take_over(acceptors.areas[0])
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert closed.moves == 2 * len(keys)
+    for descriptor in ready:
+        os.close(descriptor)
