@@ -111,8 +111,21 @@ async def test_description(stage: Stage, upstreams: list[UpstreamHost]) -> None:
         process = rig.start()
         address = f"127.0.0.1:{rig.port}"
         first = await describe(stage)
+        assert 5 < first.descriptors < first.descriptor_limit
         assert first == AcceptorDescription(
-            "acceptor-0", 7, 3, 2, (ListenerTotals(LISTENER, address, 0, 0),), 0, 0, 0, 0, {}, ()
+            "acceptor-0",
+            7,
+            3,
+            2,
+            (ListenerTotals(LISTENER, address, 0, 0),),
+            0,
+            0,
+            0,
+            0,
+            {},
+            (),
+            descriptors=first.descriptors,
+            descriptor_limit=first.descriptor_limit,
         )
         client, server = Site(rig, process, upstreams[0]).open()
         exchange(client, server)  # 200 bytes up, 300 down
