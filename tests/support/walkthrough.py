@@ -15,6 +15,7 @@ others           with ``file`` or ``append``
 
 =====================================  =============================================================================
 ``<!-- test: ports 8443 8080 -->``     these numbers are ports on this page; each run takes free ones for them
+``<!-- test: paths /run/x -->``         this path, or several, is one in a directory of the test
 ``<!-- test: fresh -->``               end all that runs, and go on in an empty directory
 ``<!-- test: given COMMAND -->``       what the reader is supposed to have: done before the next block
 ``<!-- test: given on PORT CMD -->``   likewise, and goes on running, once something listens there
@@ -97,7 +98,7 @@ def read_steps(markdown: str, name: str) -> list[Step]:
             for said in _COMMENT.findall(token.content):
                 if (word := _first_of(_MODIFIERS, said)) is not None:
                     waiting.append((word, said[len(word) :].strip()))
-                elif (word := _first_of(("ports", "fresh", "given", "interrupt"), said)) is not None:
+                elif (word := _first_of(("ports", "paths", "fresh", "given", "interrupt"), said)) is not None:
                     steps.append(Step(line, "", said[len(word) :].strip(), ((word, ""),)))
                 else:
                     raise PageError(f"{name}:{line}: nobody knows what {said!r} asks for")
@@ -284,6 +285,11 @@ class Walkthrough:
         if word == "ports":
             self._places.update((number, str(lasting_port())) for number in step.text.split())
             assert len(set(self._places.values())) == len(self._places), "the same port twice"
+        elif word == "paths":
+            for path in step.text.split():
+                place = self._home / "paths" / path.strip("/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self._places[path] = str(place)
         elif word == "fresh":
             self._start_afresh()
         elif word == "interrupt":
