@@ -356,7 +356,7 @@ class Acceptor(Actor):
                 await self._arrived.wait()
                 continue
             recounted = self._enter_service(plan)
-            log.info("snapshot_applied", version=snapshot.version, routes=len(state.plan.table))
+            log.info("snapshot_applied", version=snapshot.version, routes=len(state.plan.routes))
             self._acknowledge()
             await self._recount(state, recounted)
 
@@ -424,7 +424,7 @@ class Acceptor(Actor):
         routes, handshake_times = await read_records(
             [page.routes for page in settings.pages],
             settings.closed_routes,
-            ((route.sni, route.number) for route in plan.routes),
+            ((route.name, route.number) for route in plan.routes),
         )
         numbered = {
             upstream.label: number
@@ -443,7 +443,7 @@ class Acceptor(Actor):
         return AcceptorDescription(
             name=self._name,
             version=plan.version if plan is not None else 0,
-            routes=len(plan.table) if plan is not None else 0,
+            routes=len(plan.routes) if plan is not None else 0,
             contexts=self._planner.contexts,
             listeners=tuple(
                 ListenerTotals(

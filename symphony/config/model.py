@@ -239,6 +239,10 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
     sni: Annotated[
         str, Meta(description='A name, `*.suffix` (exactly one more label), or "" for the default route.')
     ]
+    listeners: Annotated[
+        tuple[str, ...],
+        Meta(description="The listeners that have this route, each as `host:port`; all by default."),
+    ] = ()
     upstreams: Annotated[
         tuple[Upstream, ...],
         Meta(description="Where connections go; at least one, unless the route is `suspended`."),

@@ -35,8 +35,8 @@ def number_snapshot(
         upstream_capacity,
     )
     routes, route_numbering = _assign(
-        (route.sni for route in snapshot.routes),
-        {route.sni: route.number for route in previous.routes} if previous is not None else {},
+        (route.name for route in snapshot.routes),
+        {route.name: route.number for route in previous.routes} if previous is not None else {},
         previous.route_numbering if previous is not None else Numbering(),
         route_capacity,
     )
@@ -45,7 +45,7 @@ def number_snapshot(
         snapshot,
         routes=tuple(
             replace(
-                route, number=routes[route.sni], upstream_numbers=tuple(upstreams[label] for label in row)
+                route, number=routes[route.name], upstream_numbers=tuple(upstreams[label] for label in row)
             )
             for route, row in zip(snapshot.routes, labels, strict=True)
         ),

@@ -8,8 +8,8 @@ is checked as any other. The differences:
   the largest counts.
 - Without `sourceAddressHeader`, Unix-socket upstreams are sent a PROXY header of version 1 and TCP upstreams none.
 - `forwardFingerprint` is one name or ``"none"``.
-- Each proxy there has routes of its own for its listeners; here all listeners share the routes. So several proxies are
-  taken when they have the same routes, and are refused otherwise: each can be an instance of its own.
+- Each proxy there has routes of its own for its listeners, and so they have here: the routes of several proxies name
+  their listeners, unless all proxies have the same routes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from symphony.config.model import Listener
 from symphony.config.problem import Problem, Severity
+from symphony.config.route_names import ListenerIds
+from symphony.config.server_name import ServerNameError, normalise_host
 from symphony.config.wording import found
 
 _CAPITAL = re.compile(r"(?<=[a-z0-9])[A-Z]")
@@ -26,6 +29,9 @@ _OWN_NAMES = {"workerThreads": "workers"}
 _UNUSED = ("clientReadBufferSize", "upstreamReadBufferSize")
 _INSTANCE_KEYS = ("workers", "read_buffer_size")
 _KNOWN = {"version", "admin", "proxies"}
+_ANY_HOST = Listener(port=0).host
+_UNREADABLE = "?"
+"""Stands for the id of a listener that is none; what is wrong with it is told at its own place."""
 
 
 def is_original(content: dict[str, Any]) -> bool:
@@ -48,12 +54,22 @@ def translate(content: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     result: dict[str, Any] = {"listeners": [], "routes": []}
     if isinstance(content.get("admin"), dict):
         result["admin"] = _admin(content["admin"])
-    for index, proxy in enumerate(proxies):
-        _add_proxy(result, _snake(proxy), index, problems)
+    parts = [_add_proxy(result, _snake(proxy), index, problems) for index, proxy in enumerate(proxies)]
+    if all(routes == parts[0][1] for _, routes in parts):
+        result["routes"] = parts[0][1] if parts else []
+        return result, problems
+    for ids, routes in parts:
+        for route in routes:
+            if isinstance(route, dict):
+                route.setdefault("listeners", list(ids))
+        result["routes"] += routes
     return result, problems
 
 
-def _add_proxy(result: dict[str, Any], proxy: dict[str, Any], index: int, problems: list[Problem]) -> None:
+def _add_proxy(
+    result: dict[str, Any], proxy: dict[str, Any], index: int, problems: list[Problem]
+) -> tuple[list[str], list[Any]]:
+    """Take over all of a proxy but its routes, which are returned behind the ids of its listeners."""
     for key in _UNUSED:
         if proxy.pop(_snake_key(key), None) is not None:
             text = "is not taken over: there is one buffer here, set by readBufferSize"
@@ -70,14 +86,28 @@ def _add_proxy(result: dict[str, Any], proxy: dict[str, Any], index: int, proble
         problems.append(Problem(f"proxies[{index}].{key}", "unknown key: expected listeners, routes, ..."))
     if not isinstance(listeners, list) or not isinstance(routes, list):
         problems.append(Problem(f"proxies[{index}]", "expected listeners and routes to be arrays"))
-        return
+        return [_UNREADABLE], []
+    if routes and not listeners:
+        problems.append(Problem(f"proxies[{index}].listeners", "is empty: expected at least one listener"))
+    before = len(result["listeners"])
     result["listeners"] += [_listener(listener) for listener in listeners]
-    translated = [_route(route) for route in routes]
-    if index == 0:
-        result["routes"] = translated
-    elif translated != result["routes"]:
-        text = "differ from those of proxies[0]: expected the same, or an instance of its own for each proxy"
-        problems.append(Problem(f"proxies[{index}].routes", text))
+    return _ids(result["listeners"])[before:], [_route(route) for route in routes]
+
+
+def _ids(listeners: list[Any]) -> list[str]:
+    given = ListenerIds()
+    return [_id(listener, given) for listener in listeners]
+
+
+def _id(listener: Any, given: ListenerIds) -> str:
+    host = listener.get("host", _ANY_HOST) if isinstance(listener, dict) else None
+    port = listener.get("port") if isinstance(listener, dict) else None
+    if not isinstance(host, str) or not isinstance(port, int):
+        return _UNREADABLE
+    try:
+        return given.add(host, normalise_host(host), port)
+    except ServerNameError:
+        return _UNREADABLE
 
 
 def _listener(listener: Any) -> Any:

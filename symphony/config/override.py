@@ -27,9 +27,9 @@ def still_meant(overrides: Iterable[UpstreamOverride], snapshot: Snapshot) -> tu
     wanted = tuple(overrides)
     names = {override.route for override in wanted}
     there = {
-        (route.sni, upstream.label)
+        (route.name, upstream.label)
         for route in snapshot.routes
-        if route.sni in names
+        if route.name in names
         for upstream in route.upstreams
     }
     return tuple(override for override in wanted if (override.route, override.upstream) in there)
@@ -40,8 +40,9 @@ def override(
 ) -> tuple[Snapshot, tuple[str, ...]]:
     """Return `snapshot`, in its version, with what an operator says, and the names of the routes it is about.
 
-    `route` is a route's name, "*" for every route that has the upstream, or "default" for the default route unless a
-    route is called so. Raises :class:`NoSuchUpstream`.
+    `route` is a route's name, "*" for every route that has the upstream, a server name for all routes of that name,
+    whichever listeners have them, or "default" for the default route unless a route is called so. Raises
+    :class:`NoSuchUpstream`.
     """
     routes = _routes_meant(snapshot, route, upstream)
     others = [
@@ -56,21 +57,23 @@ def override(
 def _routes_meant(snapshot: Snapshot, route: str, upstream: str) -> tuple[str, ...]:
     if route == EVERY_ROUTE:
         having = tuple(
-            entry.sni
+            entry.name
             for entry in snapshot.routes
             if any(known.label == upstream for known in entry.upstreams)
         )
         if not having:
             raise NoSuchUpstream(f"no route has the upstream {quoted(upstream)}")
         return having
-    by_name = {entry.sni: entry for entry in snapshot.routes}
-    found = by_name.get(route)
-    if found is None and route == DEFAULT_ROUTE:
-        found = by_name.get("")
-    if found is None:
+    found = (
+        [entry for entry in snapshot.routes if entry.name == route]
+        or [entry for entry in snapshot.routes if entry.sni == route]
+        or [entry for entry in snapshot.routes if route == DEFAULT_ROUTE and not entry.sni]
+    )
+    if not found:
         raise NoSuchUpstream(f"there is no route {quoted(route)}")
-    labels = [known.label for known in found.upstreams]
-    if upstream not in labels:
-        known = ", ".join(labels) or "none"
-        raise NoSuchUpstream(f"route {quoted(route)} has no upstream {quoted(upstream)}; it has {known}")
-    return (found.sni,)
+    labels = {entry.name: [known.label for known in entry.upstreams] for entry in found}
+    having = tuple(name for name, known in labels.items() if upstream in known)
+    if not having:
+        others = ", ".join(dict.fromkeys(label for known in labels.values() for label in known)) or "none"
+        raise NoSuchUpstream(f"route {quoted(route)} has no upstream {quoted(upstream)}; it has {others}")
+    return having

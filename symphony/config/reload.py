@@ -10,6 +10,8 @@ The rules:
 - On a listener that is no longer in the file, a route takes its own certificate and client authority; what it
   leaves to the listener stays as it was for this route, and a route that never got it there is not served there.
 - A broken route is not served on listeners that are new.
+- Which route is which is told by its name and its listeners. A broken one stays only where the file gives its name to
+  no other, and what is no longer in the file at all is not served any more.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from symphony.config.numbering import number_snapshot
 from symphony.config.override import still_meant
 from symphony.config.problem import Problem, Severity
 from symphony.config.resolve import Loaded
-from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy, listed_networks
+from symphony.config.route_names import Where
+from symphony.config.snapshot import (
+    ListenerEntry,
+    RouteEntry,
+    Snapshot,
+    TlsPolicy,
+    listed_networks,
+    route_name,
+)
 from symphony.config.topology import Topology, topology_of
 
 
@@ -53,25 +63,67 @@ def merge(previous: Snapshot, loaded: Loaded, *, started: Config | None = None) 
     if new is None or config is None:
         return Merged(None, (), (), loaded.problems)
     warnings = _restart_warnings(started, config) if started is not None else []
-    broken = {name for name in loaded.broken if name is not None}
-    named = {route.sni for route in new.routes}
-    if None in loaded.broken:
-        kept = [route for route in previous.routes if route.sni not in named]
-        if any(route.sni not in broken for route in kept):
-            text = "the name of a broken route cannot be read, so no route is removed by this reload"
-            warnings.append(Problem("routes", text, Severity.WARNING))
-    else:
-        kept = [route for route in previous.routes if route.sni in broken]
+    broken = [name for name in loaded.broken if name is not None]
+    kept, some_unnamed = _kept(previous, new, broken, everything=None in loaded.broken)
+    if some_unnamed:
+        text = "the name of a broken route cannot be read, so no route is removed by this reload"
+        warnings.append(Problem("routes", text, Severity.WARNING))
     kept_names = {route.sni for route in kept}
     merged = number_snapshot(_Combination(previous, loaded, new).build(kept), previous)
     merged = msgspec.structs.replace(merged, overrides=still_meant(previous.overrides, merged))
     return Merged(
         None if merged == previous else msgspec.structs.replace(merged, version=previous.version + 1),
-        tuple(route.sni for route in kept),
-        tuple(sorted(broken - kept_names)),
+        tuple(route.name for route in kept),
+        tuple(sorted({route_name(sni, where) for sni, where in broken if sni not in kept_names})),
         (*loaded.problems, *warnings),
         topology_of(config, new),
     )
+
+
+def _kept(
+    previous: Snapshot, new: Snapshot, broken: list[tuple[str, Where]], *, everything: bool
+) -> tuple[list[RouteEntry], bool]:
+    """The routes of `previous` that stay as they are, and whether any stays only because of `everything`.
+
+    With `everything`, each of them may be one that is broken.
+    """
+    if not broken and not everything:
+        return [], False
+    others: dict[str, list[RouteEntry]] = {}
+    for route in new.routes:
+        others.setdefault(route.sni, []).append(route)
+    meant: dict[str, list[Where]] = {}
+    for sni, where in broken:
+        meant.setdefault(sni, []).append(where)
+    kept: list[RouteEntry] = []
+    some_unnamed = False
+    for route in previous.routes:
+        named = any(_meet(route.listeners, where) for where in meant.get(route.sni, ()))
+        if not named and not everything:
+            continue
+        left = _where_free(route, others.get(route.sni, ()), previous.listeners)
+        if left is not None:
+            kept.append(left)
+            some_unnamed = some_unnamed or not named
+    return kept, some_unnamed
+
+
+def _meet(one: Where, other: Where) -> bool:
+    return not one or not other or not set(one).isdisjoint(other)
+
+
+def _where_free(
+    route: RouteEntry, others: Sequence[RouteEntry], listeners: Iterable[ListenerEntry]
+) -> RouteEntry | None:
+    """`route` on those of its listeners that have none of `others`, which have its name; None where that is nowhere."""
+    if not others:
+        return route
+    if any(not other.listeners for other in others):
+        return None
+    taken = {id for other in others for id in other.listeners}
+    mine = route.listeners or tuple(listener.id for listener in listeners)
+    free = tuple(id for id in mine if id not in taken)
+    return msgspec.structs.replace(route, listeners=free) if free else None
 
 
 def keep_listeners(snapshot: Snapshot, ids: Collection[str]) -> Snapshot:
@@ -96,7 +148,7 @@ class _Combination:
     def __init__(self, previous: Snapshot, loaded: Loaded, new: Snapshot) -> None:
         self._previous = previous
         self._new = new
-        self._own = dict(zip((route.sni for route in new.routes), loaded.own_policies, strict=True))
+        self._own = dict(zip((route.name for route in new.routes), loaded.own_policies, strict=True))
         column_of = {listener.id: column for column, listener in enumerate(new.listeners)}
         former = {listener.id for listener in previous.listeners}
         added = [column for column, listener in enumerate(new.listeners) if listener.id not in former]
@@ -108,9 +160,9 @@ class _Combination:
 
         Routes keep their order, and new ones follow: a file that only lists them otherwise changes nothing.
         """
-        former = {route.sni: route for route in self._previous.routes}
-        next_ = {route.sni: self._renew(route, former.get(route.sni)) for route in self._new.routes}
-        next_.update((route.sni, self._keep(route)) for route in kept)
+        former = {route.name: route for route in self._previous.routes}
+        next_ = {route.name: self._renew(route, former.get(route.name)) for route in self._new.routes}
+        next_.update((route.name, self._keep(route)) for route in kept)
         order = [name for name in former if name in next_]
         order.extend(name for name in next_ if name not in former)
         listeners = [
@@ -131,7 +183,9 @@ class _Combination:
         return route, policies
 
     def _on_removed(self, route: RouteEntry, former: RouteEntry | None, position: int) -> TlsPolicy | None:
-        own = self._own[route.sni]
+        own = self._own[route.name]
+        if route.listeners and self._previous.listeners[position].id not in route.listeners:
+            return None
         before = None if former is None else _policy(self._previous, former, position)
         if own.identity and own.client_authority:
             return own
@@ -146,7 +200,12 @@ class _Combination:
         if not route.policies:
             return route, []
         before = len(self._previous.listeners)
-        policies = [_policy(self._previous, route, column) for column in range(before)]
+        policies = [
+            _policy(self._previous, route, column)
+            if not route.listeners or self._previous.listeners[column].id in route.listeners
+            else None
+            for column in range(before)
+        ]
         return route, [*policies, *(None for _ in self._columns[before:])]
 
 

@@ -21,7 +21,6 @@ from symphony.config.check import (
     check_mode,
     check_route,
     check_upstream,
-    render_address,
 )
 from symphony.config.check_identity import check_client_header, check_trusted_proxies
 from symphony.config.check_upstreams import UpstreamsSeen
@@ -32,6 +31,7 @@ from symphony.config.numbering import number_snapshot
 from symphony.config.original import is_original, translate
 from symphony.config.problem import ConfigError, Problem, Severity, SharedWarnings
 from symphony.config.protection import resolve_protection
+from symphony.config.route_names import ListenerIds, TakenNames, Where
 from symphony.config.schema import convert, convert_or_none
 from symphony.config.server_name import ServerNameError, normalise_server_name
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
@@ -52,7 +52,8 @@ class Loaded(Struct, frozen=True):
 
     `config` and `snapshot` hold the routes that are in order; both are None when anything is wrong outside single
     routes. `own_policies` has one entry per route of the snapshot: what the route itself says, "" for what it
-    leaves to the listener. `broken` names the routes left out, None for one whose name cannot be read. `seen` are
+    leaves to the listener. `broken` has the routes left out: the name of each, and the ids of the listeners that were
+    to have it (none: all, or nobody can tell); None for one whose name cannot be read. `seen` are
     all files that were read or should have been: this file first, then certificates and lists. `watch` is what the
     file says about watching them, None when that cannot be told.
     """
@@ -61,7 +62,7 @@ class Loaded(Struct, frozen=True):
     config: Config | None
     snapshot: Snapshot | None
     own_policies: tuple[TlsPolicy, ...]
-    broken: tuple[str | None, ...]
+    broken: tuple[tuple[str, Where] | None, ...]
     problems: tuple[Problem, ...]
     seen: tuple[SeenFile, ...] = ()
     watch: bool | None = None
@@ -126,20 +127,30 @@ class _Resolver:
         self._upstreams: dict[Upstream, Upstream] = {}
         self._upstreams_seen = UpstreamsSeen()
         self._policies: dict[TlsPolicy, int] = {}
+        self._listener_ids = ListenerIds()
 
     def run(self) -> Loaded:
         raw_routes = self._content.get("routes", [])
         config, listeners, routes = self._convert(raw_routes)
-        names = self._names(raw_routes)
         entries, defaults = self._resolve_listeners(listeners)
+        names = self._names(raw_routes)
+        where = self._assignments(raw_routes)
+        self._find_repeated(names, where)
         self._check_whole()
+        certain = self._listeners_in_order()
         resolved = [
-            (index, self._resolve_route(index, route, names.get(index, ""))) for index, route in routes
+            (
+                index,
+                self._resolve_route(index, route, names.get(index, ""), where.get(index, ()), certain),
+            )
+            for index, route in routes
         ]
         route_entries, own = self._attach_policies(resolved, entries, defaults)
         whole = all(_ROUTE_PLACE.match(problem.place) for problem in self._problems)
         problems = tuple(sorted(self._problems + self._warnings.problems(), key=_document_order))
-        broken = tuple(names.get(index) for index in sorted(self._broken))
+        broken = tuple(
+            (names[index], where.get(index, ())) if index in names else None for index in sorted(self._broken)
+        )
         if config is None or not whole:
             return Loaded(self._document.file, None, None, (), broken, problems)
         healthy = tuple(route for index, route in routes if index not in self._broken)
@@ -190,27 +201,44 @@ class _Resolver:
             self._problems.append(Problem("group", "means nothing without user: expected both or neither"))
 
     def _names(self, raw_routes: object) -> dict[int, str]:
-        """Normalise the name of every route, broken ones included, and find names that stand there twice."""
+        """Normalise the name of every route, broken ones included."""
         names: dict[int, str] = {}
-        first: dict[str, int] = {}
         for index, raw in enumerate(raw_routes if isinstance(raw_routes, list) else ()):
             written = raw.get("sni") if isinstance(raw, dict) else None
             if not isinstance(written, str):
                 continue
-            place = f"routes[{index}].sni"
             try:
-                name = names[index] = normalise_server_name(written)
+                names[index] = normalise_server_name(written)
             except ServerNameError as error:
-                self._add([Problem(place, str(error))])
-                continue
-            other = first.setdefault(name, index)
-            if other != index:
-                # Which of the two is meant cannot be told, so neither is served.
-                self._broken.add(other)
-                shown = quoted(name) if name else '"" (the default)'
-                text = f"{shown} is already the name of routes[{other}]: expected each name once"
-                self._add([Problem(place, text)])
+                self._add([Problem(f"routes[{index}].sni", str(error))])
         return names
+
+    def _assignments(self, raw_routes: object) -> dict[int, Where]:
+        """The listeners of every route, broken ones included, where they can be told."""
+        known: dict[int, Where] = {}
+        for index, raw in enumerate(raw_routes if isinstance(raw_routes, list) else ()):
+            written = raw.get("listeners", []) if isinstance(raw, dict) else None
+            if not isinstance(written, list) or not all(isinstance(name, str) for name in written):
+                continue
+            found = [id for name in written if (id := self._listener_ids.find(name)) is not None]
+            if found or not written:
+                known[index] = self._listener_ids.in_order(found)
+        return known
+
+    def _find_repeated(self, names: dict[int, str], where: dict[int, Where]) -> None:
+        taken = TakenNames()
+        for index, name in names.items():
+            if index not in where:
+                continue
+            clash = taken.take(index, name, where[index])
+            if clash is not None:
+                # Which of the two is meant cannot be told, so neither is served.
+                other, text = clash
+                self._broken.add(other)
+                self._add([Problem(f"routes[{index}].sni", text)])
+
+    def _listeners_in_order(self) -> bool:
+        return not any(problem.place.startswith("listeners") for problem in self._problems)
 
     def _resolve_listeners(
         self, listeners: list[tuple[int, Listener]]
@@ -222,18 +250,15 @@ class _Resolver:
         entries: list[ListenerEntry] = []
         defaults: list[tuple[str, str] | None] = []
         addresses: list[tuple[str, str, int]] = []
-        seen: dict[str, int] = {}
         for index, listener in listeners:
             place = f"listeners[{index}]"
             host = check_host(listener, place, self._problems)
             check_trusted_proxies(listener, place, self._problems, self._warnings)
             check_mode(listener, place, self._problems)
             addresses.append((place, host, listener.port))
-            name = render_address(host, listener.port)
-            count = seen[name] = seen.get(name, 0) + 1
             entries.append(
                 ListenerEntry(
-                    id=name if count == 1 else f"{name}#{count}",
+                    id=self._listener_ids.add(listener.host, host, listener.port),
                     host=host,
                     port=listener.port,
                     max_connections=listener.max_connections,
@@ -259,10 +284,14 @@ class _Resolver:
         check_addresses(addresses, self._problems)
         return entries, defaults
 
-    def _resolve_route(self, index: int, route: Route, name: str) -> tuple[RouteEntry, TlsPolicy]:
-        """Return the route without its policies, and what it says itself about TLS."""
+    def _resolve_route(
+        self, index: int, route: Route, name: str, where: Where, certain: bool
+    ) -> tuple[RouteEntry, TlsPolicy]:
+        """Return the route without its policies, and what it says itself about TLS; `certain`: listeners are known."""
         place = f"routes[{index}]"
         problems: list[Problem] = []
+        if route.listeners and certain:
+            self._listener_ids.check(route.listeners, f"{place}.listeners", problems)
         check_route(route, place, problems)
         check_client_header(route, place, problems)
         upstreams = tuple(
@@ -290,6 +319,7 @@ class _Resolver:
             forward_fingerprint=route.forward_fingerprint,
             suspend_timeout_ms=route.suspend_timeout_ms if route.suspended else 0,
             balance=route.balance,
+            listeners=where,
         )
         return entry, TlsPolicy(identity, authority, route.http2)
 
@@ -311,27 +341,30 @@ class _Resolver:
         listeners: list[ListenerEntry],
         defaults: list[tuple[str, str] | None],
     ) -> tuple[list[RouteEntry], tuple[TlsPolicy, ...]]:
-        """Give every route its policy on each TLS listener; find routes that have none there.
+        """Give every route its policy on each TLS listener that has it; find routes that have none there.
 
         That is looked for only when the listeners are in order: one at fault may be the one with the certificate.
         """
-        certain = not any(problem.place.startswith("listeners") for problem in self._problems)
+        certain = self._listeners_in_order()
         entries: list[RouteEntry] = []
         own_policies: list[TlsPolicy] = []
-        columns: dict[tuple[TlsPolicy, bool], tuple[int, ...]] = {}
+        columns: dict[tuple[TlsPolicy, bool, Where], tuple[int, ...]] = {}
         for index, (entry, own) in resolved:
             if index in self._broken:
                 continue
             suspended = entry.suspend_timeout_ms > 0
             if entry.terminate_tls or suspended:
-                policies = columns.get((own, suspended))
+                where = entry.listeners
+                policies = columns.get((own, suspended, where))
                 if policies is None:
-                    policies = columns[own, suspended] = tuple(
-                        -1 if default is None else self._policy_index(own, *default, suspended)
-                        for default in defaults
+                    policies = columns[own, suspended, where] = tuple(
+                        -1
+                        if default is None or (where and listener.id not in where)
+                        else self._policy_index(own, *default, suspended)
+                        for listener, default in zip(listeners, defaults, strict=True)
                     )
                 if certain and -1 in policies:
-                    self._report_uncovered(index, policies, listeners)
+                    self._report_uncovered(index, policies, listeners, where)
                     if index in self._broken:
                         continue
                 entry = msgspec.structs.replace(entry, policies=policies)
@@ -346,18 +379,21 @@ class _Resolver:
         return self._policies.setdefault(policy, len(self._policies))
 
     def _report_uncovered(
-        self, index: int, policies: tuple[int, ...], listeners: list[ListenerEntry]
+        self, index: int, policies: tuple[int, ...], listeners: list[ListenerEntry], where: Where
     ) -> None:
         place = f"routes[{index}].cert"
         without = [
             listener.id
             for listener, policy in zip(listeners, policies, strict=True)
-            if policy == -1 and listener.mode == "tls"
+            if policy == -1 and listener.mode == "tls" and (not where or listener.id in where)
         ]
         if not without:
             return
         if all(policy == -1 for policy in policies):
-            text = "is missing, and no listener has a default_cert: expected one of them, or terminate_tls = false"
+            whose = "no listener of the route" if where else "no listener"
+            text = (
+                f"is missing, and {whose} has a default_cert: expected one of them, or terminate_tls = false"
+            )
             self._add([Problem(place, text)])
             return
         text = f"is missing, and so is the default_cert of {', '.join(without)}: the route will not be served there"

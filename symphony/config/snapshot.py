@@ -101,6 +101,7 @@ class RouteEntry(Struct, frozen=True, array_like=True):
     With `suspend_timeout_ms` above 0 the route is suspended: it may then have no upstreams, and it has policies for
     passthrough too, since a connection may be terminated after all.
     `number` and `upstream_numbers` (one per upstream) are those of :mod:`symphony.config.numbering`, -1 for none.
+    `listeners` has the ids of those that have the route, in the snapshot's order; none: all of them have it.
     """
 
     sni: str
@@ -115,6 +116,18 @@ class RouteEntry(Struct, frozen=True, array_like=True):
     balance: Balance = "least_connections"
     number: int = -1
     upstream_numbers: tuple[int, ...] = ()
+    listeners: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tells it from all other routes: its `sni`, with ``@listener,listener`` where not all have it."""
+        return route_name(self.sni, self.listeners) if self.listeners else self.sni
+
+
+def route_name(sni: str, listeners: Iterable[str]) -> str:
+    """The name of a route (:attr:`RouteEntry.name`). No server name has an ``@``."""
+    where = ",".join(listeners)
+    return f"{sni}@{where}" if where else sni
 
 
 class Numbering(Struct, frozen=True, array_like=True):

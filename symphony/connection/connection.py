@@ -280,7 +280,7 @@ class Connection:
     def _choose_route(self, hello: client_hello.ClientHello) -> None:
         name = hello.server_name
         state = self._state
-        route = self._route = state.plan.table.lookup(name)
+        route = self._route = self._seat.table.lookup(name)
         if route is None:
             self._refuse(Reason.NO_SNI if name is None else Reason.UNKNOWN_SNI)
             return

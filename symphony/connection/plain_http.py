@@ -290,7 +290,7 @@ class HttpConnection:
         self.server_name = challenge.name
         state.host.remove_reader(self._fd)
         state.host.wheel.cancel(self)
-        self._route = state.plan.table.lookup(challenge.name)
+        self._route = self._seat.table.lookup(challenge.name)
         self._relay = ChallengeRelay(state, self, challenge, self._route, self._seat.silence.limit_s)
         self._relay.start()
 

@@ -20,7 +20,8 @@ from symphony.protection.penalty import UNLIMITED, SourceLimits
 from symphony.protection.source_gate import ListenerGate
 from symphony.relay.host import RelayHost
 from symphony.relay.lifetime import Silence
-from symphony.routing.plan import Plan
+from symphony.routing.plan import Plan, PlannedRoute
+from symphony.routing.table import Lookup, RouteTable
 from symphony.tls.context import BaseContext
 
 
@@ -46,8 +47,8 @@ class ListenerSeat:
     """A listener as one acceptor serves it; the settings follow the plan in service.
 
     `index` is the listener's place in the plan, and so in every route's `contexts`; `connection` makes the connections
-    that are accepted from now on. `trusted_proxies` is None where clients connect themselves, and not through a proxy
-    that sends PROXY headers.
+    that are accepted from now on; `table` has the routes that it serves. `trusted_proxies` is None where clients
+    connect themselves, and not through a proxy that sends PROXY headers.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class ListenerSeat:
         "silence",
         "slot",
         "sources",
+        "table",
         "trusted_proxies",
     )
 
@@ -88,6 +90,7 @@ class ListenerSeat:
         self.handshake_limit_s = 10.0
         self.guard: Guard | None = None
         self.trusted_proxies: CidrSet | None = None
+        self.table: Lookup[PlannedRoute] = RouteTable()
 
     @property
     def limits(self) -> SourceLimits:
@@ -101,7 +104,8 @@ class ListenerSeat:
         return guard.ipv6_prefix if guard is not None and guard.limits.max_concurrent else 0
 
     def follow(self, plan: Plan) -> None:
-        """Take the settings of `plan`; a listener that is not in it keeps what it has, and no route serves it."""
+        """Take the settings of `plan`; a listener that is not in it keeps what it has, but for its routes."""
+        self.table = plan.table_at(self.id)
         found = plan.listeners.get(self.id)
         if found is None:
             self.index = -1

@@ -21,7 +21,7 @@ def served_certificates(snapshot: Snapshot) -> tuple[ServedCertificate, ...]:
     for route in snapshot.routes:
         for index in route.policies:
             if index >= 0:
-                routes.setdefault(snapshot.policies[index].identity, {})[route.sni] = None
+                routes.setdefault(snapshot.policies[index].identity, {})[route.name] = None
     found = (
         ServedCertificate(read_facts(snapshot.identities[digest].chain_pem), tuple(names))
         for digest, names in routes.items()

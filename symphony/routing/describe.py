@@ -18,7 +18,7 @@ async def describe_upstreams(
     """Describe some routes of `plan`, giving way to other work now and then."""
     routes: list[RouteUpstreams] = []
     for entry in plan.routes[max(0, first) : max(0, first + at_most)]:
-        routes.append(_describe(entry, pool, plan.modes.get(entry.sni, {})))
+        routes.append(_describe(entry, pool, plan.modes.get(entry.name, {})))
         if len(routes) % _ROUTES_AT_ONCE == 0:
             await asyncio.sleep(0)
     return UpstreamsDescription(plan.version, len(plan.routes), tuple(routes))
@@ -43,4 +43,4 @@ def _describe(entry: RouteEntry, pool: UpstreamPool, modes: Modes) -> RouteUpstr
                 mode=modes.get(upstream.label, "ready"),
             )
         )
-    return RouteUpstreams(entry.sni, entry.balance, tuple(upstreams))
+    return RouteUpstreams(entry.name, entry.balance, tuple(upstreams))

@@ -25,7 +25,7 @@ from symphony.routing.balancer import Balancer
 from symphony.routing.checks import CheckTarget, check_target
 from symphony.routing.pool import UpstreamPool
 from symphony.routing.suspension import Suspension, suspension_of
-from symphony.routing.table import RouteTable
+from symphony.routing.table import ListenerTable, Lookup, RouteTable
 from symphony.tls.context import RouteContext
 
 LONGEST_TURN_S = 0.002
@@ -69,9 +69,9 @@ class PlannedRoute:
         record: RouteRecord | None = None,
     ) -> None:
         """Without a `record`, the route's connections are counted by this route alone."""
-        self.name = entry.sni
+        self.name = entry.name
         self.balancer = balancer
-        self.record = record if record is not None else RouteRecord(entry.sni)
+        self.record = record if record is not None else RouteRecord(self.name)
         self.contexts = contexts
         self.terminate_tls = entry.terminate_tls
         self.rate = entry.rate
@@ -94,10 +94,12 @@ class PlannedRoute:
 class Plan:
     """What an acceptor serves: one version of everything. `guards` has one per listener, None for no protection.
 
+    `table` has the routes that all listeners have, `own_tables` those that only some have, by the listeners' ids.
     `checks` has the upstreams that are checked, by their labels: the first of several entries for one decides how.
     """
 
     __slots__ = (
+        "_tables",
         "access_log_rate",
         "checks",
         "drain_timeout_s",
@@ -116,6 +118,7 @@ class Plan:
         table: RouteTable[PlannedRoute],
         guards: Mapping[str, Guard | None],
         checks: Mapping[str, CheckTarget],
+        own_tables: Mapping[str, RouteTable[PlannedRoute]] | None = None,
     ) -> None:
         self.version = snapshot.version
         self.read_buffer_size = snapshot.read_buffer_size
@@ -127,8 +130,13 @@ class Plan:
         self.routes = snapshot.routes
         self.modes = _modes(snapshot)
         self.table = table
+        self._tables = {id: ListenerTable(table, own) for id, own in (own_tables or {}).items()}
         self.guards = guards
         self.checks = checks
+
+    def table_at(self, listener: str) -> Lookup[PlannedRoute]:
+        """The routes of the listener with this id."""
+        return self._tables.get(listener, self.table)
 
 
 class Planner:
@@ -165,26 +173,32 @@ class Planner:
         contexts = await self._build_contexts(snapshot)
         by_index: Sequence[RouteContext | None] = [contexts.get(policy) for policy in snapshot.policies]
         table: RouteTable[PlannedRoute] = RouteTable()
+        own_tables: dict[str, RouteTable[PlannedRoute]] = {}
         balancers: dict[str, tuple[RouteEntry, Modes, Balancer]] = {}
         checks: dict[str, CheckTarget] = {}
         modes = _modes(snapshot)
         for entry in snapshot.routes:
             chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
-            said = modes.get(entry.sni, {})
-            balancer = self._balancer(entry, said)
-            balancers[entry.sni] = entry, said, balancer
-            record = self._records.record(entry.sni, entry.number)
+            name = entry.name
+            said = modes.get(name, {})
+            balancer = self._balancer(entry, name, said)
+            balancers[name] = entry, said, balancer
+            record = self._records.record(name, entry.number)
             for slot in (*balancer.slots, *balancer.reserve):
                 if slot.upstream.health_check is not None:
-                    target = check_target(entry.sni, slot, slot.upstream.health_check)
+                    target = check_target(name, slot, slot.upstream.health_check)
                     checks.setdefault(target.record.key, target)
             suspension = suspension_of(entry, snapshot)
-            table.add(entry.sni, PlannedRoute(entry, balancer, chosen, suspension, record))
+            planned = PlannedRoute(entry, balancer, chosen, suspension, record)
+            if not entry.listeners:
+                table.add(entry.sni, planned)
+            for listener in entry.listeners:
+                own_tables.setdefault(listener, RouteTable()).add(entry.sni, planned)
             await self._give_way()
         guards = await self._build_guards(snapshot)
         self._contexts, self._balancers = contexts, balancers
         self.upstreams.forget_gone()
-        return Plan(snapshot, table, guards, checks)
+        return Plan(snapshot, table, guards, checks, own_tables)
 
     async def _build_guards(self, snapshot: Snapshot) -> dict[str, Guard | None]:
         networks: dict[str, CidrSet] = {}
@@ -195,9 +209,9 @@ class Planner:
         self._networks = networks
         return {entry.id: make_guard(entry.protection, networks) for entry in snapshot.listeners}
 
-    def _balancer(self, entry: RouteEntry, modes: Modes) -> Balancer:
+    def _balancer(self, entry: RouteEntry, name: str, modes: Modes) -> Balancer:
         """The balancer of the plan before where it would be the same: a reload is not to begin all turns anew."""
-        known = self._balancers.get(entry.sni)
+        known = self._balancers.get(name)
         if known is not None:
             before, said, balancer = known
             if (entry.upstreams, entry.upstream_numbers, entry.balance, modes) == (
@@ -207,9 +221,7 @@ class Planner:
                 said,
             ):
                 return balancer
-        return self.upstreams.balancer(
-            entry.upstreams, entry.upstream_numbers, entry.balance, entry.sni, modes
-        )
+        return self.upstreams.balancer(entry.upstreams, entry.upstream_numbers, entry.balance, name, modes)
 
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Lookup(Protocol[R_co]):
+    """Which route a server name leads to, on one listener."""
+
+    def lookup(self, server_name: bytes | None) -> R_co | None:
+        """Return the route for the name a client sent (None: it sent none), or None when there is none."""
 
 
 class RouteTable(Generic[R]):
@@ -16,13 +24,13 @@ class RouteTable(Generic[R]):
     new one.
     """
 
-    __slots__ = ("_exact", "_wildcard", "default")
+    __slots__ = ("default", "exact", "wildcard")
 
     def __init__(self, entries: Iterable[tuple[str, R]] = ()) -> None:
         """Take (name, route) pairs as :meth:`add` does."""
         self.default: R | None = None
-        self._exact: dict[bytes, R] = {}
-        self._wildcard: dict[bytes, R] = {}
+        self.exact: dict[bytes, R] = {}
+        self.wildcard: dict[bytes, R] = {}
         for name, route in entries:
             self.add(name, route)
 
@@ -37,14 +45,14 @@ class RouteTable(Generic[R]):
             self.default = route
             return
         wildcard = name.startswith("*.")
-        names, key = (self._wildcard, name[2:]) if wildcard else (self._exact, name)
+        names, key = (self.wildcard, name[2:]) if wildcard else (self.exact, name)
         encoded = key.encode("ascii")
         if encoded in names:
             raise ValueError(f"two routes for {name!r}")
         names[encoded] = route
 
     def __len__(self) -> int:
-        return len(self._exact) + len(self._wildcard) + (self.default is not None)
+        return len(self.exact) + len(self.wildcard) + (self.default is not None)
 
     def lookup(self, server_name: bytes | None) -> R | None:
         """Return the route for the name a client sent (None: it sent none), or None when there is none.
@@ -53,18 +61,54 @@ class RouteTable(Generic[R]):
         """
         if server_name is None:
             return self.default
-        route = self._exact.get(server_name)
+        route = self.exact.get(server_name)
         if route is not None:
             return route
         name = server_name.lower()
         if name.endswith(b"."):
             name = name[:-1]
-        route = self._exact.get(name)
+        route = self.exact.get(name)
         if route is not None:
             return route
         dot = name.find(b".")
         if dot > 0:
-            route = self._wildcard.get(name[dot + 1 :])
+            route = self.wildcard.get(name[dot + 1 :])
             if route is not None:
                 return route
         return self.default
+
+
+class ListenerTable(Generic[R]):
+    """The routes of one listener: `shared` with other listeners, and `own`; a name is in one of them at the most.
+
+    What is more exact goes first, whichever of the two has it. Nothing is copied: a lookup asks both, so it costs at
+    most six dictionary look-ups, and listeners without routes of their own have the shared table itself.
+    """
+
+    __slots__ = ("_own", "_shared")
+
+    def __init__(self, shared: RouteTable[R], own: RouteTable[R]) -> None:
+        self._shared = shared
+        self._own = own
+
+    def lookup(self, server_name: bytes | None) -> R | None:
+        """As :meth:`RouteTable.lookup`."""
+        own, shared = self._own, self._shared
+        if server_name is not None:
+            name = server_name.lower()
+            if name.endswith(b"."):
+                name = name[:-1]
+            route = own.exact.get(name)
+            if route is None:
+                route = shared.exact.get(name)
+            if route is not None:
+                return route
+            dot = name.find(b".")
+            if dot > 0:
+                suffix = name[dot + 1 :]
+                route = own.wildcard.get(suffix)
+                if route is None:
+                    route = shared.wildcard.get(suffix)
+                if route is not None:
+                    return route
+        return own.default if own.default is not None else shared.default

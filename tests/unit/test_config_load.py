@@ -534,7 +534,7 @@ def test_broken_routes_are_left_out_and_named(write: Write) -> None:
         + route("x", TCP).replace('"x"', "5")
     )
     loaded = load(path)
-    assert loaded.broken == ("typo.example", "empty", None, None)
+    assert loaded.broken == (("typo.example", ()), ("empty", ()), None, None)
     assert loaded.config is not None
     assert loaded.snapshot is not None
     assert [entry.sni for entry in loaded.config.routes] == ["good"]
@@ -584,3 +584,69 @@ def test_suspended_routes_need_neither_upstreams_nor_certificates(write: Write) 
     # The listener's demand for client certificates holds for whatever certificate a resolution brings.
     assert {policy.client_authority for policy in policies.values()} == set(snapshot.client_authorities)
     assert "" not in snapshot.identities
+
+
+TWO_LISTENERS = LISTENER + LISTENER.replace("[[listeners]]", '[[listeners]]\nhost = "LocalHost"')
+
+
+def test_routes_of_listeners(write: Write) -> None:
+    text = TWO_LISTENERS + route("a", TCP, 'listeners = ["LocalHost:8443"]')
+    text += route("a", TCP, 'listeners = ["0.0.0.0:8443"]') + route("b")
+    text += route("c", TCP, 'listeners = ["localhost:8443", "0.0.0.0:8443"]')
+    _, snapshot = load(write(text)).require()
+    assert [(entry.sni, entry.listeners) for entry in snapshot.routes] == [
+        ("a", ("localhost:8443",)),
+        ("a", ("0.0.0.0:8443",)),
+        ("b", ()),
+        ("c", ("0.0.0.0:8443", "localhost:8443")),
+    ]
+    assert len({entry.number for entry in snapshot.routes}) == 4
+
+
+@pytest.mark.parametrize(
+    ("listeners", "place", "text"),
+    [
+        ('["localhost:1"]', "[0]", 'no listener "localhost:1": expected "0.0.0.0:8443", "localhost:8443"'),
+        ('["localhost:8443", "LocalHost:8443"]', "[1]", 'names "localhost:8443" twice'),
+        ('["8443"]', "[0]", 'no listener "8443"'),
+        ('"localhost:8443"', "", "expected an array of strings"),
+        ("[8443]", "[0]", "expected a string"),
+    ],
+)
+def test_listeners_of_a_route_that_are_none(write: Write, listeners: str, place: str, text: str) -> None:
+    loaded = load(write(TWO_LISTENERS + route("a", TCP, f"listeners = {listeners}") + route("b")))
+    where, what = only(loaded)
+    assert where == f"routes[0].listeners{place}"
+    assert text in what
+    assert loaded.snapshot is not None and [entry.sni for entry in loaded.snapshot.routes] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        ([], [], '"a" is already the name of routes[0]: expected each name once'),
+        ([], ["localhost:8443"], '"a" is already the name of routes[0] on localhost:8443: expected each'),
+        (["localhost:8443"], [], '"a" is already the name of routes[0] on localhost:8443: expected each'),
+        (
+            ["localhost:8443", "0.0.0.0:8443"],
+            ["localhost:8443"],
+            '"a" is already the name of routes[0] on localhost:8443: expected each name once on every',
+        ),
+    ],
+)
+def test_a_listener_has_each_name_once(write: Write, first: list[str], second: list[str], text: str) -> None:
+    routes = (route(name, TCP, f"listeners = {where!r}") for name, where in (("a", first), ("A", second)))
+    loaded = load(write(TWO_LISTENERS + "".join(routes) + route("b")))
+    where, what = only(loaded)
+    assert where == "routes[1].sni"
+    assert what.startswith(text)
+    assert loaded.snapshot is not None and [entry.sni for entry in loaded.snapshot.routes] == ["b"]
+
+
+def test_only_the_listeners_of_a_route_need_a_certificate_for_it(write: Write) -> None:
+    bare = "[[listeners]]\nport = 9443\n"
+    here = route("a", TCP, 'listeners = ["0.0.0.0:8443"]')
+    assert found(load(write(LISTENER + bare + here))) == {}
+    there = route("a", TCP, 'listeners = ["0.0.0.0:9443"]')
+    place, text = only(load(write(LISTENER + bare + there)))
+    assert place == "routes[0].cert" and "no listener of the route has a default_cert" in text

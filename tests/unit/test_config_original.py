@@ -119,11 +119,42 @@ def test_several_proxies_with_the_same_routes(tmp_path: Path) -> None:
     assert len(config.routes) == 3
 
 
-def test_several_proxies_with_routes_of_their_own_are_refused(tmp_path: Path) -> None:
-    found = loaded(tmp_path, proxy(), proxy(routes=[], listeners=[{"port": 18444, "defaultCert": CERT}]))
-    assert found.config is None and found.snapshot is None
-    [problem] = [one for one in found.problems if one.severity is Severity.ERROR]
-    assert problem.place == "proxies[1].routes" and "instance of its own" in problem.text
+def test_several_proxies_with_routes_of_their_own(tmp_path: Path) -> None:
+    tcp = [{"kind": "tcp", "host": "127.0.0.1", "port": 81}]
+    routes = [{"sni": sni, "terminateTls": True, "upstreams": tcp} for sni in ("a.example", "")]
+    listeners = [{"host": "LocalHost", "port": port, "defaultCert": CERT} for port in (0, 0, 18444)]
+    _, snapshot = loaded(tmp_path, proxy(), proxy(routes=routes, listeners=listeners)).require()
+    first = ("0.0.0.0:18443", "0.0.0.0:18080")
+    second = ("localhost:0", "localhost:0#2", "localhost:18444")
+    assert [(entry.sni, entry.listeners) for entry in snapshot.routes] == [
+        ("a.example", first),
+        ("*.b.example", first),
+        ("held.example", first),
+        ("a.example", second),
+        ("", second),
+    ]
+    # Certificates of the one proxy's listeners are none of the other's.
+    assert [[policy >= 0 for policy in entry.policies] for entry in snapshot.routes] == [
+        [True, False, False, False, False],
+        [],
+        [True, False, False, False, False],
+        [False, False, True, True, True],
+        [False, False, True, True, True],
+    ]
+
+
+def test_a_proxy_without_listeners_serves_no_routes(tmp_path: Path) -> None:
+    found = loaded(tmp_path, proxy(), proxy(listeners=[]))
+    assert found.snapshot is None
+    assert "proxies[1].listeners" in {problem.place for problem in found.problems}
+
+
+@pytest.mark.parametrize("wrong", [5, {"port": "x"}, {"host": "a b", "port": 1}, {"host": 5, "port": 1}])
+def test_a_listener_that_is_none_is_the_only_thing_that_is_told(tmp_path: Path, wrong: Any) -> None:
+    found = loaded(tmp_path, proxy(), proxy(listeners=[wrong], routes=proxy()["routes"][:1]))
+    assert found.snapshot is None
+    errors = {problem.place for problem in found.problems if problem.severity is Severity.ERROR}
+    assert errors and all(place.startswith("listeners[2]") for place in errors)
 
 
 def test_what_has_no_counterpart_is_told(tmp_path: Path) -> None:

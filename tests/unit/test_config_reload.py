@@ -161,6 +161,84 @@ def test_nothing_is_removed_while_a_name_cannot_be_read(read: Load) -> None:
     assert ports(applied(merged)) == {"a": 81, "b": 80, "c": 80}
 
 
+ONE, TWO = "0.0.0.0:1", "0.0.0.0:2"
+
+
+def on(*ids: str) -> str:
+    return f"listeners = {list(ids)!r}"
+
+
+def named_ports(snapshot: Snapshot) -> dict[str, int]:
+    return {entry.name: entry.upstreams[0].port for entry in snapshot.routes}  # type: ignore[union-attr]
+
+
+def test_routes_of_one_name_on_two_listeners_change_apart(read: Load) -> None:
+    head = listener(1, DEFAULT) + listener(2, DEFAULT.replace("default.", "b."))
+    before = served(read(head, route("a", on(ONE)), route("a", on(TWO), port=81)))
+    assert named_ports(before) == {f"a@{ONE}": 80, f"a@{TWO}": 81}
+    assert [[policy >= 0 for policy in entry.policies] for entry in before.routes] == [
+        [True, False],
+        [False, True],
+    ]
+    after = applied(merge(before, read(head, route("a", on(ONE)), route("a", on(TWO), port=82))))
+    assert named_ports(after) == {f"a@{ONE}": 80, f"a@{TWO}": 82}
+    assert [entry.number for entry in after.routes] == [entry.number for entry in before.routes]
+    gone = applied(merge(after, read(head, route("a", on(TWO), port=82))))
+    assert named_ports(gone) == {f"a@{TWO}": 82}
+    assert len(gone.policies) == len(gone.identities) == 1
+    everywhere = applied(merge(gone, read(head, route("a", port=83))))
+    assert named_ports(everywhere) == {"a": 83}
+
+
+def test_a_broken_route_stays_where_its_name_is_given_to_no_other(read: Load) -> None:
+    head = listener(1, DEFAULT) + listener(2, DEFAULT)
+    before = served(read(head, route("a"), route("b", on(ONE)), route("b", on(TWO), port=81)))
+    broken = cert("gone")
+    # The file has the name for the first listener; the route for all of them stays on the other one.
+    merged = merge(before, read(head, route("a", on(ONE), port=90), route("a", on(TWO), broken)))
+    assert (merged.kept, merged.left_out) == ((f"a@{TWO}",), ())
+    after = applied(merged)
+    assert named_ports(after) == {f"a@{TWO}": 80, f"a@{ONE}": 90}
+    kept = next(entry for entry in after.routes if entry.name == f"a@{TWO}")
+    assert [policy >= 0 for policy in kept.policies] == [False, True]
+    # Of two routes of one name, the one that is broken stays, and the one that is removed goes.
+    merged = merge(before, read(head, route("a"), route("b", on(ONE), broken)))
+    assert (merged.kept, merged.left_out) == ((f"b@{ONE}",), ())
+    assert named_ports(applied(merged)) == {"a": 80, f"b@{ONE}": 80}
+    # One that is broken where it never was is left out, and gone where it was.
+    merged = merge(after, read(head, route("a", on(TWO), port=91), route("a", on(ONE), broken)))
+    assert merged.kept == (f"a@{ONE}",)
+    assert named_ports(applied(merged)) == {f"a@{ONE}": 90, f"a@{TWO}": 91}
+
+
+def test_where_a_broken_route_belongs_cannot_be_told(read: Load) -> None:
+    head = listener(1, DEFAULT) + listener(2, DEFAULT)
+    before = served(read(head, route("a", on(ONE)), route("a", on(TWO), port=81), route("b")))
+    merged = merge(before, read(head, route("a", on("nowhere:1"), port=90), route("b", port=91)))
+    assert merged.kept == (f"a@{ONE}", f"a@{TWO}")
+    merged = merge(before, read(head, route("a", "listeners = 5"), route("a", on(TWO), port=90)))
+    assert merged.kept == (f"a@{ONE}",)
+    assert named_ports(applied(merged)) == {f"a@{ONE}": 80, f"a@{TWO}": 90}
+    merged = merge(before, read(head, route("a", port=90), route("..")))
+    assert merged.kept == ("b",)
+    assert named_ports(applied(merged)) == {"b": 80, "a": 90}
+
+
+def test_a_listener_goes_and_with_it_its_routes(read: Load) -> None:
+    one, two = listener(1, DEFAULT), listener(2, DEFAULT)
+    before = served(read(one, two, route("a", on(ONE)), route("b", cert("b"), CA), route("c", on(TWO))))
+    after = applied(merge(before, read(one, route("a", on(ONE)), route("b", cert("b"), CA))))
+    # Until nobody listens there any more, the listener has the routes that all have, and nobody else's.
+    assert [entry.id for entry in after.listeners] == [ONE, TWO]
+    assert [[policy >= 0 for policy in entry.policies] for entry in after.routes] == [
+        [True, False],
+        [True, True],
+    ]
+    pruned = keep_listeners(after, [ONE])
+    check_consistent(pruned)
+    assert [entry.name for entry in pruned.routes] == [f"a@{ONE}", "b"]
+
+
 @pytest.mark.parametrize(
     "parts",
     [

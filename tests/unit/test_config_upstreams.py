@@ -105,7 +105,7 @@ def test_one_upstream_is_checked_in_one_way(read: Load) -> None:
     assert problems(loaded)[place].startswith(
         'is another one than routes[0].upstreams[0].health_check, for the same upstream "unix:/run/a.sock"'
     )
-    assert loaded.broken == ("b",)
+    assert loaded.broken == (("b", ()),)
 
 
 def test_affinity_keys(read: Load) -> None:

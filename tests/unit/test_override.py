@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from symphony.config.model import TcpUpstream, UpstreamMode
 from symphony.config.override import NoSuchUpstream, override, still_meant
@@ -113,3 +114,17 @@ def test_affinity_keeps_to_it() -> None:
     assert all(drained[client] == label for client, label in before.items() if label != A.label)
     assert set(owners({B.label: "down", C.label: "drain"}).values()) == {A.label}
     assert set(owners({A.label: "down", B.label: "drain", C.label: "drain"}).values()) == {A.label}
+
+
+def test_routes_of_one_name_on_different_listeners() -> None:
+    here = replace(route("a.test", A, B), listeners=("one:1",))
+    there = replace(route("a.test", A, C), listeners=("two:2", "three:3"))
+    both = snapshot(here, there)
+    assert override(both, "a.test", A.label, "drain")[1] == ("a.test@one:1", "a.test@two:2,three:3")
+    assert override(both, "a.test", C.label, "down")[1] == ("a.test@two:2,three:3",)
+    changed, routes = override(both, "a.test@one:1", A.label, "drain")
+    assert routes == ("a.test@one:1",)
+    assert still_meant(changed.overrides, both) == changed.overrides
+    assert still_meant(changed.overrides, snapshot(there)) == ()
+    with pytest.raises(NoSuchUpstream, match="it has "):
+        override(both, "a.test@one:1", C.label, "drain")

@@ -217,3 +217,30 @@ async def test_suspended_routes() -> None:
 def test_planned_routes_are_small() -> None:
     with pytest.raises(AttributeError):
         PlannedRoute(route("a", ONE), None, ()).anything = 1  # type: ignore[arg-type,attr-defined]
+
+
+async def test_routes_of_some_listeners_are_beside_the_table_of_all() -> None:
+    replace = msgspec.structs.replace
+    base = snapshot(
+        route("shared.test", ONE),
+        replace(route("own.test", ONE), listeners=(LISTENER,)),
+        replace(route("own.test", TWO), listeners=("other:1", "gone:1"), policies=()),
+    )
+    listeners = (
+        *base.listeners,
+        replace(base.listeners[0], id="other:1"),
+        replace(base.listeners[0], id="plain:1"),
+    )
+    plan = await Planner().build(replace(base, listeners=listeners))
+    assert plan.table_at("plain:1") is plan.table
+    assert len(plan.table) == 1
+    here, there = plan.table_at(LISTENER), plan.table_at("other:1")
+    assert here.lookup(b"shared.test") is there.lookup(b"shared.test") is plan.table.lookup(b"shared.test")
+    assert lookup(here.lookup(b"own.test")).name == f"own.test@{LISTENER}"
+    assert lookup(there.lookup(b"own.test")).name == "own.test@other:1,gone:1"
+    assert plan.table.lookup(b"own.test") is None
+
+
+async def test_nothing_is_copied_where_no_route_is_a_listener_s_own() -> None:
+    plan = await Planner().build(snapshot(route("a.test", ONE), route("", ONE)))
+    assert plan.table_at(LISTENER) is plan.table

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from symphony.routing.table import RouteTable
+from symphony.routing.table import ListenerTable, RouteTable
 
+NAMES = ["", "test", "b.test", "a.b.test", "*.test", "*.b.test", "*.a.b.test", "*.c.b.test"]
 TABLE = RouteTable(
     [
         ("example.com", "exact"),
@@ -62,3 +65,38 @@ def test_a_route_that_is_false_is_still_a_route() -> None:
 def test_two_routes_for_one_name() -> None:
     with pytest.raises(ValueError, match=r"two routes for 'a\.example'"):
         RouteTable([("a.example", 1), ("a.example", 2)])
+
+
+def test_a_listener_with_routes_of_its_own_has_the_shared_ones_too() -> None:
+    own = RouteTable([("own.example", "own"), ("x.shared.example", "exact"), ("*.example.com", "wild")])
+    shared = RouteTable([("a.example.com", "a"), ("*.shared.example", "shared"), ("", "default")])
+    table = ListenerTable(shared, own)
+    for name, route in (
+        (b"OWN.example.", "own"),
+        (b"x.shared.example", "exact"),  # an exact name goes before a wildcard, whoever has it
+        (b"y.shared.example", "shared"),
+        (b"A.example.com", "a"),
+        (b"b.example.com", "wild"),
+        (b"b.example.org", "default"),
+        (b".example.com", "default"),
+        (b"", "default"),
+        (None, "default"),
+    ):
+        assert table.lookup(name) == route, name
+    assert ListenerTable(RouteTable([("", 1)]), RouteTable([("a", 0)])).lookup(b"A") == 0
+    assert ListenerTable(RouteTable([("a", 1)]), RouteTable([("", 0)])).lookup(None) == 0
+    assert ListenerTable(RouteTable([("a", 1)]), RouteTable([("b", 0)])).lookup(b"c") is None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), unique_by=lambda entry: entry[0]),
+    st.sampled_from([*NAMES, "c.b.test", "d.c.b.test", "A.B.TEST."]),
+)
+def test_two_tables_are_as_one_with_the_routes_of_both(entries: list[tuple[str, bool]], name: str) -> None:
+    asked = None if name == "" else name.removeprefix("*.").encode()
+    together = RouteTable((name, name) for name, _ in entries)
+    table = ListenerTable(
+        RouteTable((name, name) for name, own in entries if not own),
+        RouteTable((name, name) for name, own in entries if own),
+    )
+    assert table.lookup(asked) == together.lookup(asked)
