@@ -250,6 +250,6 @@ def _policy(snapshot: Snapshot, route: RouteEntry, column: int) -> TlsPolicy | N
 def _restart_warnings(started: Config, config: Config) -> list[Problem]:
     return [
         Problem(key, "has changed: that takes effect at the next restart", Severity.WARNING)
-        for key in ("runtime_dir", "core_dumps", "user", "group")
+        for key in ("runtime_dir", "core_dumps", "user", "group", "admin")
         if getattr(started, key) != getattr(config, key)
     ]

@@ -69,5 +69,15 @@ def anchors(page: Path) -> set[str]:
     return found
 
 
+def code_of(page: Path) -> Iterator[str]:
+    """Every block and every span of code."""
+    for token in _tokens(page):
+        if token.type in ("fence", "code_block"):
+            yield token.content
+        for part in token.children or ():
+            if part.type == "code_inline":
+                yield part.content
+
+
 def _tokens(page: Path) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse(page.read_text())

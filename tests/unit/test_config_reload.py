@@ -400,12 +400,12 @@ def test_kept_routes_bring_their_identity_along(read: Load) -> None:
 def test_what_only_a_restart_can_change_is_told(read: Load) -> None:
     first = read("workers = 2", listener(1, DEFAULT), route("a"))
     started, before = first.require()
-    loaded = read("workers = 3", 'runtime_dir = "/run/x"', listener(1, DEFAULT), route("a"))
+    loaded = read("workers = 3", 'runtime_dir = "/run/x"', "[admin]", listener(1, DEFAULT), route("a"))
     merged = merge(before, loaded, started=started)
     assert merged.snapshot is None
     assert merged.topology is not None
     assert merged.topology.workers == 3
-    assert set(warnings(merged)) == {"runtime_dir"}
+    assert set(warnings(merged)) == {"runtime_dir", "admin"}
     assert merge(before, first, started=started).problems == ()
 
 

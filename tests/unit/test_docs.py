@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from tests.support.pages import CHECKOUT, anchors, broken_links, pages
+from symphony.cli.main import COMMANDS, main
+from symphony.observe.reasons import Reason
+from tests.support.pages import CHECKOUT, anchors, broken_links, code_of, pages
 
 LIMIT_S = 90
 
@@ -100,3 +104,48 @@ def test_headings_are_named_as_github_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_no_page_links_to_nothing(page: Path) -> None:
     assert list(broken_links(page)) == []
+
+
+def test_every_reason_is_explained() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (CHECKOUT / "docs" / "reasons.md").read_text(), re.MULTILINE)
+    explained = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(explained) == sorted(Reason)
+
+
+def test_the_events_of_the_log_are_those_that_are_written() -> None:
+    page = (CHECKOUT / "docs" / "operations.md").read_text()
+    table = page.partition("| event | level | says |")[2].partition("\n\n")[0]
+    events = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in row.split("`")[1::2]
+    ]
+    assert len(events) > 10
+    files = [
+        file for room in ("symphony", "actors", "supervisor") for file in (CHECKOUT / room).rglob("*.py")
+    ]
+    written = "".join(file.read_text() for file in files)
+    assert [name for name in events if f'"{name}"' not in written] == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_commands_that_a_page_names_exist(page: Path) -> None:
+    wrong = []
+    context = click.Context(main)
+    for code in code_of(page):
+        for name, rest in re.findall(r"(?<!from )\bsymphony ([a-z]+)\b([^\n`;&|]*)", code):
+            command = main.get_command(context, name)
+            if command is None:
+                wrong.append(f"symphony {name}")
+                continue
+            known = {
+                option
+                for parameter in command.params
+                for option in (*parameter.opts, *parameter.secondary_opts)
+            }
+            given = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest.partition("#")[0])
+            wrong += [f"symphony {name} {option}" for option in given if option not in known | {"--help"}]
+    assert wrong == []
+
+
+def test_every_command_is_in_the_table_of_commands() -> None:
+    table = (CHECKOUT / "README.md").read_text().partition("## Commands")[2].partition("\n\nAll of them")[0]
+    assert [name for name in COMMANDS if f"| `symphony {name}" not in table] == []
