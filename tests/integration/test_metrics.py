@@ -14,65 +14,21 @@ import pytest
 from symphony.observe.admin_app import FRESH_S
 from symphony.tls.certificate_facts import read_facts
 from symphony.tls.certificate_maker import make_certificate
+from tests.support.observed import DEAD, MADE, Observed, observed_symphony
 from tests.support.scrape import Scrape, scrape_until
-from tests.support.services import Service
-from tests.support.symphony_process import SymphonyProcess, running_symphony
-from tests.support.tls_client import get
-
-MADE = make_certificate(["localhost", "*.example"])
-CONFIG = """
-workers = 2
-[admin]
-[[listeners]]
-host = "127.0.0.1"
-port = 0
-default_cert = {{ cert_chain_file = "cert.pem", private_key_file = "key.pem" }}
-[[listeners]]
-host = "127.0.0.1"
-port = 0
-protection = {{ blocklist = ["127.0.0.0/8"] }}
-default_cert = {{ cert_chain_file = "cert.pem", private_key_file = "key.pem" }}
-[[routes]]
-sni = "localhost"
-upstreams = [
-    {{ kind = "uds", path = "{service}" }},
-    {{ kind = "uds", path = "/nowhere/at-all.sock", max_fails = 1, fail_timeout_ms = 60000 }},
-]
-[[routes]]
-sni = "dead.example"
-upstreams = [{{ kind = "uds", path = "/nowhere/at-all.sock", max_fails = 1, fail_timeout_ms = 60000 }}]
-[[routes]]
-sni = "limited.example"
-max_connections_per_second = 1
-upstreams = [{{ kind = "uds", path = "{service}" }}]
-[[routes]]
-sni = "held.example"
-suspended = true
-"""
-
-
-def client() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+from tests.support.symphony_process import SymphonyProcess
+from tests.support.tls_client import client_context
 
 
 @pytest.fixture(scope="module")
-def symphony() -> Iterator[SymphonyProcess]:
-    files = {"cert.pem": MADE.chain_pem, "key.pem": MADE.key_pem}
-    with (
-        Service("one") as service,
-        running_symphony(CONFIG.format(service=service.path), files=files) as running,
-    ):
-        yield running
+def observed() -> Iterator[Observed]:
+    with observed_symphony() as observed:
+        yield observed
 
 
-def ask(symphony: SymphonyProcess, name: str, listener: int = 0) -> bool:
-    """Whether there was an answer."""
-    with suppress(OSError):
-        return bool(get(symphony.port(listener), name, client()).body)
-    return False
+@pytest.fixture
+def symphony(observed: Observed) -> SymphonyProcess:
+    return observed.symphony
 
 
 def settled(symphony: SymphonyProcess, before: Scrape, connections: int) -> Scrape:
@@ -98,16 +54,16 @@ def upstream_states(found: Scrape, route: str) -> list[float | None]:
     ]
 
 
-def test_routes_upstreams_and_their_health(symphony: SymphonyProcess) -> None:
+def test_routes_upstreams_and_their_health(observed: Observed, symphony: SymphonyProcess) -> None:
     before = at_rest(symphony)
     for _ in range(4):
-        assert ask(symphony, "localhost")
-    assert not ask(symphony, "dead.example")
+        assert observed.ask("localhost")
+    assert not observed.ask("dead.example")
     found = settled(symphony, before, 5)
     assert upstream_states(found, "localhost") == [1, 1, 0]
     assert upstream_states(found, "dead.example") == [0, 1, 0]
     assert found.of("symphony_route_upstreams", route="held.example", state="up") is None
-    dead = "unix:/nowhere/at-all.sock"
+    dead = DEAD
     assert found.of("symphony_upstream_up", route="localhost", upstream=dead) == 0
     failures = found.of("symphony_upstream_failures_total", upstream=dead)
     assert failures is not None and failures >= 1
@@ -134,10 +90,10 @@ def test_routes_upstreams_and_their_health(symphony: SymphonyProcess) -> None:
         assert symphony.command("upstream", "localhost", label, "ready").returncode == 0
 
 
-def test_refusals_and_limits(symphony: SymphonyProcess) -> None:
+def test_refusals_and_limits(observed: Observed, symphony: SymphonyProcess) -> None:
     before = at_rest(symphony)
-    assert not ask(symphony, "localhost", listener=1)
-    answers = [ask(symphony, "limited.example") for _ in range(4)]
+    assert not observed.ask("localhost", listener=1)
+    answers = [observed.ask("limited.example") for _ in range(4)]
     assert True in answers and False in answers
     found = settled(symphony, before, 5)
     listeners = {
@@ -155,9 +111,9 @@ def test_refusals_and_limits(symphony: SymphonyProcess) -> None:
     assert found.gone_back(before) == []
 
 
-def test_totals_are_the_sums_of_their_parts(symphony: SymphonyProcess) -> None:
+def test_totals_are_the_sums_of_their_parts(observed: Observed, symphony: SymphonyProcess) -> None:
     before = at_rest(symphony)
-    assert ask(symphony, "localhost")
+    assert observed.ask("localhost")
     found = settled(symphony, before, 1)
     for part in ("acceptor", "listener"):
         assert found.total(f"symphony_{part}_accepted_total") == found.of(
@@ -181,7 +137,7 @@ def test_totals_are_the_sums_of_their_parts(symphony: SymphonyProcess) -> None:
 def test_held_connections_certificates_and_processes(symphony: SymphonyProcess) -> None:
     facts = read_facts(MADE.chain_pem)
     with socket.create_connection(("127.0.0.1", symphony.port()), timeout=10) as sock:
-        tls = client().wrap_bio(
+        tls = client_context().wrap_bio(
             incoming := ssl.MemoryBIO(), outgoing := ssl.MemoryBIO(), server_hostname="held.example"
         )
         with suppress(ssl.SSLWantReadError):
