@@ -20,11 +20,14 @@ html_theme = "furo"
 html_show_copyright = False
 html_copy_source = False
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["plots"]
 myst_heading_anchors = 3  # the anchors that GitHub gives to headings, so that a link is good in both places
 nitpicky = True  # with -W: a reference to nothing ends the build
+nitpick_ignore_regex = [("py:.*", ".*")]  # docstrings name what is not on these pages
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 80
 
 
 class FilesOfTheRepository(SphinxTransform):

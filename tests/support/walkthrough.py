@@ -105,6 +105,8 @@ def read_steps(markdown: str, name: str) -> list[Step]:
         elif token.type in ("fence", "code_block"):
             if token.type == "code_block" or not token.info.strip():
                 raise PageError(f"{name}:{line}: a block without a language")
+            if token.info.startswith("{"):
+                continue  # an order to the generator of the site
             steps.append(Step(line, token.info.split()[0], token.content, tuple(waiting)))
             waiting = []
     if waiting:
