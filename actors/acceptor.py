@@ -18,6 +18,7 @@ from structlog import get_logger
 
 from actors.runtime import Actor, Birth, CannotRun, run_actor
 from symphony.config.snapshot import Snapshot
+from symphony.connection import listener_drain
 from symphony.connection.accepting import CONNECTION_KINDS, AcceptLoop
 from symphony.connection.adoption import ADOPT_AFTER_S, Neighbourhood
 from symphony.connection.housekeeping import GarbageClock
@@ -36,7 +37,10 @@ from symphony.messages.acceptor import (
     AcceptorReply,
     AcceptorRequest,
     DescribeAcceptor,
+    LeaveListener,
+    ListenerHeeded,
     ListenerTotals,
+    ServeListener,
 )
 from symphony.messages.events import EventsSubscribed, SubscribeEvents
 from symphony.messages.held import ListHeld, ResolveHeld
@@ -412,6 +416,30 @@ class Acceptor(Actor):
                 return state.held.page(after)
             case ResolveHeld():
                 return resolutions.resolve(message)
+            case LeaveListener(id, cut):
+                return self._leave_listener(state.ledger, id, cut)
+            case ServeListener(id):
+                for seat in self._seats_of(id):
+                    listener_drain.serve(seat, self._all_loops())
+                return ListenerHeeded()
+
+    def _leave_listener(self, ledger: Ledger, id: str, cut: bool) -> ListenerHeeded:
+        ended = 0
+        for seat in self._seats_of(id):
+            # What waits for sockets that were passed on is served by those who have them now.
+            if self._tenure.stage is Stage.HOLDING and self._own:
+                own = (self._settings.index, *self._adopted)
+                sockets = [sock for index in own for sock in self._sockets(seat, index)]
+                listener_drain.leave(seat, self._all_loops(), sockets, ledger)
+            if cut:
+                ended += listener_drain.cut(seat, ledger)
+        return ListenerHeeded(ended)
+
+    def _seats_of(self, id: str) -> list[ListenerSeat]:
+        return [seat for seat in self._seats if seat.id == id]
+
+    def _all_loops(self) -> list[AcceptLoop]:
+        return [*self._own, *(loop for loops in self._adopted.values() for loop in loops)]
 
     def _subscribe_events(self, events: EventHub, sender: Sender) -> EventsSubscribed:
         events.subscribe(sender)

@@ -125,11 +125,12 @@ class Group(Node):
         for child in spec.children:
             self.append(child)
 
-    def append(self, spec: ChildSpec | GroupSpec) -> Leaf | Group:
-        """Make `spec` the last child and return it."""
+    def append(self, spec: ChildSpec | GroupSpec, before: str = "") -> Leaf | Group:
+        """Make `spec` the last child, or the one before the child `before` if there is one; return it."""
         backoff = self.spec.backoff
         child = Group(spec, self, backoff) if isinstance(spec, GroupSpec) else Leaf(spec, self, backoff)
-        self.children.append(child)
+        places = (place for place, each in enumerate(self.children) if each.name == before)
+        self.children.insert(next(places, len(self.children)), child)
         return child
 
     def leaves(self) -> Iterator[Leaf]:

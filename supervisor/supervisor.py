@@ -143,15 +143,17 @@ class Supervisor:
         leaves = self._tree.leaves()
         return frozenset(leaf.name for leaf in leaves if leaf.state is State.RUNNING and not leaf.killed)
 
-    async def add(self, spec: ChildSpec | GroupSpec, parent: str = "") -> None:
-        """Start `spec` as the last child of the group `parent` (the root if empty); return when it is ready.
+    async def add(self, spec: ChildSpec | GroupSpec, parent: str = "", before: str = "") -> None:
+        """Start `spec` as the last child of the group `parent` (the root if empty), or before the child `before`.
+
+        Returns when it is ready.
 
         Raises :class:`NotStarted` when it does not become so; nothing is then left of it. Raises
         :class:`ChangeRefused` when a name in it is taken, or the group does not run. If the caller is cancelled it
         is started all the same.
         """
         joined = self._loop.create_future()
-        self._tree.add(spec, self._now(), parent)
+        self._tree.add(spec, self._now(), parent, before)
         self._joining[spec.name] = joined
         self._act()
         await asyncio.shield(joined)

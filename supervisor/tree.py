@@ -17,7 +17,8 @@ The rules are those of Erlang/OTP's supervisor, with some additions (back-off, h
 6. A ready child that has not been heard of for its heartbeat limit is killed; that is then an end like any other.
    Time in which the supervisor itself did not run counts against nobody.
 7. Siblings are told of each other's ends and returns, as :mod:`supervisor.siblings` says.
-8. A child or group can be added to a group that runs: it starts when those before it are ready, and holds nobody up.
+8. A child or group can be added to a group that runs, at its end or before a child that is to stop earlier than what
+   is added: it starts when those before it are ready, and holds nobody up.
    Until it is ready its end is nobody's failure: it is forgotten, with whoever added it told why. From then on it is
    a member like any other, which comes back with its group.
 9. A child or group can be retired: it stops in its own time, counts as nobody's failure whatever becomes of it, is not
@@ -132,8 +133,8 @@ class Tree(Lifecycle):
 
     # Changes
 
-    def add(self, spec: ChildSpec | GroupSpec, now: float, parent: str = "") -> None:
-        """Start `spec` as the last child of the group `parent` (the root if empty).
+    def add(self, spec: ChildSpec | GroupSpec, now: float, parent: str = "", before: str = "") -> None:
+        """Start `spec` as the last child of the group `parent` (the root if empty), or before the child `before`.
 
         :class:`Joined` or :class:`Removed` says what came of it. Raises :class:`ChangeRefused` when a name in it is
         taken, and when the group is not there or does not run.
@@ -147,7 +148,7 @@ class Tree(Lifecycle):
         wanted = {each.name for each in (spec.walk() if isinstance(spec, GroupSpec) else (spec,))}
         if taken := wanted & {each.name for each in self.root.walk()}:
             raise ChangeRefused(f"there is one already: {', '.join(sorted(taken))}")
-        node = group.append(spec)
+        node = group.append(spec, before)
         node.joining = True
         node.state = State.WAITING
         self._leaves = {leaf.name: leaf for leaf in self.root.leaves()}

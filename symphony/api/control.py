@@ -6,10 +6,13 @@ This process holds no key and no route. What it is asked for it does one thing a
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 
 from structlog import get_logger
 
+from symphony.api.listener_drain import ListenerDrains
 from symphony.api.names import CONTROL
 from symphony.api.reconfigure import Reconfiguration
 from symphony.api.upgrade import UpgradeFailed
@@ -17,10 +20,15 @@ from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.envelope import Refused
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.control import (
+    AwaitDrained,
     ControlReply,
     ControlRequest,
     DescribeService,
+    DrainBegun,
+    Drained,
+    DrainService,
     ReloadService,
+    ResumeListener,
     ServiceDescription,
     ServiceUpgraded,
     UpgradeRefused,
@@ -32,15 +40,18 @@ log = get_logger("control")
 
 
 class Control:
-    """Answers all of :data:`ControlRequest`; needs a running event loop. Set the four hooks before :meth:`start`.
+    """Answers all of :data:`ControlRequest`; needs a running event loop. Set the hooks before :meth:`start`.
 
-    `upgrade` hands over to a new process and returns its pid, or raises :class:`UpgradeFailed`.
+    `upgrade` hands over to a new process and returns its pid, or raises :class:`UpgradeFailed`. `drain` begins to end
+    everything within so many seconds (None: as configured), of which :meth:`drained` then tells.
     """
 
     reconfiguration: Reconfiguration
+    listeners: ListenerDrains
     describe: Callable[[], ServiceDescription]
     totals: Callable[[], ServiceTotals]
     upgrade: Callable[[], Awaitable[int]]
+    drain: Callable[[float | None], DrainBegun | Refused]
 
     def __init__(self, runtime_dir: str) -> None:
         self.successor = 0
@@ -48,6 +59,7 @@ class Control:
         self._ready = asyncio.Event()
         self._changing = asyncio.Lock()
         self._reload_wanted = False
+        self._ends: list[asyncio.Future[ControlReply]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         path = mailbox_path(runtime_dir, CONTROL)
         self._mailbox = MailboxServer(
@@ -63,12 +75,19 @@ class Control:
         """All processes serve: changes may begin."""
         self._ready.set()
 
+    def drained(self, cut: int) -> None:
+        """Nothing runs any more: answer those who wait for it. `cut` connections did not end in time."""
+        for end in self._ends:
+            if not end.done():
+                end.set_result(Drained(cut))
+
     async def close(self) -> None:
         """Close the mailbox; what is being changed is left as it is."""
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self.listeners.close()
         await self.reconfiguration.close()
         await self._mailbox.close()
 
@@ -96,6 +115,34 @@ class Control:
                 return self._reload()
             case UpgradeService():
                 return self._upgrade()
+            case DrainService(_, timeout_s) if timeout_s is not None and not 0 <= timeout_s < math.inf:
+                return Refused("timeout_s must be a number of seconds, 0 or more")
+            case DrainService("", timeout_s):
+                return self.drain(timeout_s)
+            case DrainService(listener, timeout_s):
+                return self._change_listener(lambda: self.listeners.drain(listener, timeout_s))
+            case ResumeListener(listener):
+                return self._change_listener(lambda: self.listeners.resume(listener))
+            case AwaitDrained(""):
+                return self._end()
+            case AwaitDrained(listener):
+                return self.listeners.drained(listener)
+
+    def _end(self) -> ControlReply | Awaitable[ControlReply]:
+        if not self.describe().stopping:
+            return Refused("it does not drain")
+        end: asyncio.Future[ControlReply] = asyncio.get_running_loop().create_future()
+        self._ends.append(end)
+        return end
+
+    async def _change_listener(self, change: Callable[[], Awaitable[ControlReply]]) -> ControlReply:
+        async with self._changing:
+            await self._ready.wait()
+            if self.successor:
+                return Refused(f"process {self.successor} has taken over")
+            if self.describe().stopping:
+                return Refused(f"process {os.getpid()} stops already")
+            return await change()
 
     async def _reload(self) -> ControlReply:
         async with self._changing:

@@ -29,14 +29,16 @@ from symphony.observe.logs import lines_lost
 OPEN = "open"
 CLOSING = "closing"
 CLOSED = "closed"
+DRAINING = "draining"
+DRAINED = "drained"
 
 
 def describe_service(
-    generations: Generations, books: Books, left: tuple[LeftOver, ...] = ()
+    generations: Generations, books: Books, left: tuple[LeftOver, ...] = (), *, stopping: bool = False
 ) -> ServiceDescription:
     """Describe it as it is at this moment; `left` are the supervisors before this one."""
     totals = books.totals()
-    listeners = _listeners(generations)
+    listeners = _listeners(generations, stopping=stopping)
     errors = sorted(totals.errors().items(), key=lambda item: -item[1])
     return ServiceDescription(
         listeners=tuple(_describe(listener, state, totals) for listener, state in listeners.values()),
@@ -47,11 +49,14 @@ def describe_service(
         errors=dict(errors),
         draining=tuple(name for older in generations.older for name in older.names),
         left=left,
+        stopping=stopping,
     )
 
 
 def _describe(listener: BoundListener, state: str, totals: Totals) -> ListenerDescription:
     accepted, active, *_ = totals.of_listener(listener.id)
+    if state == DRAINING and not active:
+        state = DRAINED
     return ListenerDescription(
         listener.id, listener.address, state, active, accepted, totals.blocked(listener.id)
     )
@@ -93,9 +98,12 @@ def describe_totals(generations: Generations, books: Books) -> ServiceTotals:
 Listeners = dict[str, tuple[BoundListener, str]]
 
 
-def _listeners(generations: Generations) -> Listeners:
+def _listeners(generations: Generations, *, stopping: bool = False) -> Listeners:
     """Those that somebody serves or has connections of, and their state, by id."""
-    listeners = {listener.id: (listener, OPEN) for listener in generations.current.listeners}
+    listeners = {
+        listener.id: (listener, DRAINING if stopping or generations.drains(listener) else OPEN)
+        for listener in generations.current.listeners
+    }
     for older in generations.older:
         for listener in older.listeners:
             listeners.setdefault(listener.id, (listener, CLOSING))

@@ -41,7 +41,8 @@ class TooManyDraining(Exception):
 class Generations:
     """All acceptors of one tree. `current` takes the connections; `older` ones finish theirs.
 
-    `on_change` is called whenever a generation has begun or is gone.
+    `on_change` is called whenever a generation has begun or is gone. `draining` are the addresses of listeners that an
+    operator has closed: whatever takes the place of what, they stay so.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Generations:
         self.current = first
         self.older: list[Generation] = []
         self.drain_timeout_s = drain_timeout_s
+        self.draining: set[str] = set()
         self.on_change: Callable[[], None] | None = None
         self._supervisor = supervisor
         self._blueprint = blueprint
@@ -74,6 +76,10 @@ class Generations:
             {listener.id: None for each in (self.current, *self.older) for listener in each.listeners}
         )
 
+    def drains(self, listener: BoundListener) -> bool:
+        """Whether an operator has closed `listener`."""
+        return listener.address in self.draining
+
     def refuse(self) -> None:
         """Let nobody in any more, and free the ports, unless they are another's now."""
         if not self._given_away:
@@ -89,7 +95,7 @@ class Generations:
         """
         if self._given_away:
             raise ChangeRefused("another process has taken over")
-        self._allow_to_drain(wanted.drain_timeout_ms / 1000)
+        self.allow_to_drain(wanted.drain_timeout_ms / 1000)
         current = self.current
         same = {listener.id for listener in current.listeners} == {entry.id for entry in wanted.listeners}
         if same and len(current.names) == wanted.workers:
@@ -124,8 +130,7 @@ class Generations:
 
     async def share(self) -> None:
         """Begin to accept from sockets that are still another tree's, beside its acceptors. Raises OSError."""
-        for listener in self.current.listeners:
-            listener.listen()
+        self._listen(self.current)
         self.current.tenure.stage = Stage.SHARING
         await self._accepting(self.current)
 
@@ -147,7 +152,8 @@ class Generations:
         self._retire_later(self.current)
         await asyncio.gather(*self._retiring)
 
-    def _allow_to_drain(self, drain_timeout_s: float) -> None:
+    def allow_to_drain(self, drain_timeout_s: float) -> None:
+        """Give the present acceptors so long for their connections when they stop."""
         if drain_timeout_s == self.drain_timeout_s:
             return
         self.drain_timeout_s = drain_timeout_s
@@ -158,11 +164,16 @@ class Generations:
         pages = (*new.pages, *earlier)
         await self._supervisor.add(acceptor_group(self._blueprint, new, pages, self.drain_timeout_s))
         try:
-            for listener in new.listeners:
-                listener.listen()
+            self._listen(new)
         except OSError as error:
             await self._supervisor.retire(new.group)
             raise NotStarted(f"they cannot listen: {error.strerror}") from error
+
+    def _listen(self, generation: Generation) -> None:
+        """Raises OSError."""
+        for listener in generation.listeners:
+            if not self.drains(listener):
+                listener.listen()
 
     async def _pass_on(self, old: Generation, new: Generation) -> None:
         new.tenure.stage = Stage.HOLDING
@@ -177,6 +188,7 @@ class Generations:
         for listener in gone:
             listener.refuse()
             listener.close()
+        self.draining.intersection_update(listener.address for listener in new.listeners)
         log.info(
             "acceptors_replaced",
             serving=list(new.names),

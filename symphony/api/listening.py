@@ -42,6 +42,11 @@ class BoundListener:
         """The port, as bound."""
         return int(self.address.rpartition(":")[2])
 
+    @property
+    def lasting(self) -> bool:
+        """Whether the sockets are the service manager's, which keeps them open."""
+        return isinstance(self.sockets[0], LastingSocket)
+
     def listen(self) -> None:
         """Take connections from now on. Does nothing to sockets that do. Raises OSError."""
         for sock in self.sockets:
@@ -143,11 +148,15 @@ def _bind_listener(
         _open(family, address, reuse_port=False).close()
     before = kept.sockets if kept is not None else ()
     sockets = list(before)
+    free: socket.socket | None = None
     try:
+        if not sockets and given is None and not listener.port:
+            # Only a socket that was bound to a port by its number keeps it when it stops listening for a while.
+            free = _open(family, address, reuse_port=True)
+            address = free.getsockname()
         while len(sockets) < acceptors:
             sock = _open(family, address, reuse_port=True) if given is None else _duplicate(given)
             sockets.append(sock)
-            # With port 0 the first socket gets a free port and the others join it there.
             address = sock.getsockname()
         bound = BoundListener(listener.id, _render(address), tuple(sockets))
         if kept is None:
@@ -156,6 +165,9 @@ def _bind_listener(
         for sock in sockets[len(before) :]:
             sock.close()
         raise
+    finally:
+        if free is not None:
+            free.close()
     return bound
 
 

@@ -24,6 +24,7 @@ from msgspec import Struct
 from symphony.api.actor_watch import ActorChanged, ActorWatch
 from symphony.api.blocked import BlockedReport, list_blocked
 from symphony.api.document import ConfigLike, as_table, make_document, plain
+from symphony.api.draining import drain, resume_listener
 from symphony.api.events import QUEUE_LIMIT, EventFeed
 from symphony.api.held import UNKNOWN, list_held, resolve_held
 from symphony.api.hosted import HostedTree
@@ -34,6 +35,7 @@ from symphony.config.model import Upstream
 from symphony.config.problem import ConfigError, Problem, Severity
 from symphony.config.snapshot import Identity
 from symphony.mailbox.address import live_pid
+from symphony.mailbox.client import MailboxError
 from symphony.messages.events import Blocked, Event, Released, Suspended
 from symphony.messages.held import HeldRoute
 from symphony.observe.telemetry import Telemetry
@@ -218,6 +220,34 @@ class SymphonyProxy:
             raise ReloadFailed(done.failure)
         self._document = document
         return done.version
+
+    # Draining
+
+    async def drain(
+        self,
+        timeout_s: float | None = None,
+        *,
+        listener: str = "",
+        on_change: Callable[[int], None] | None = None,
+    ) -> int:
+        """Let nobody in any more, and return, once no connection is left, how many had to be cut.
+
+        That is the end of the instance, unless only a `listener` (its id or its address) is drained: the rest goes on
+        then, and :meth:`resume` takes it back. What is open still after `timeout_s` seconds is cut; None stands for the
+        configuration's `drain_timeout_ms`, and for no limit for one listener. `on_change` is called with the number of
+        connections that are left. A caller that is cancelled only ends the waiting.
+
+        Raises MailboxRefused when there is no such listener, or everything ends already.
+        """
+        self._pid()
+        return await drain(self.runtime_dir, timeout_s, listener, on_change)
+
+    async def resume(self, listener: str) -> None:
+        """Let clients in again on a listener that drains. Raises MailboxRefused when there is none such."""
+        self._pid()
+        done = await resume_listener(self.runtime_dir, listener)
+        if done.behind:
+            raise MailboxError(f"not yet taken up by {', '.join(done.behind)}")
 
     # Looking
 

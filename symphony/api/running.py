@@ -23,6 +23,7 @@ from symphony.api.describe import describe_service, describe_totals
 from symphony.api.examine import Examination
 from symphony.api.generation import new_generation
 from symphony.api.generations import Generations
+from symphony.api.listener_drain import ListenerDrains
 from symphony.api.listening import BoundListener
 from symphony.api.names import SUPERVISOR
 from symphony.api.reconfigure import Reconfiguration
@@ -38,11 +39,13 @@ from symphony.demo.files import Demo
 from symphony.host.hardening import confine
 from symphony.host.notify import notifier, watchdog_interval_s
 from symphony.mailbox.address import RuntimeLock, mailbox_path
-from symphony.messages.control import LeftOver
+from symphony.mailbox.envelope import Refused
+from symphony.messages.control import DrainBegun, LeftOver
 from symphony.messages.succession import Left
 from symphony.observe.books import Books
 from symphony.observe.counters import ACTIVE
 from symphony.observe.logs import reopen_log
+from symphony.observe.reasons import Reason
 from symphony.version import __version__
 
 # A stopping acceptor takes what waits in its queues and then lets nobody in; one that hangs has this long to do so.
@@ -93,11 +96,16 @@ class Running:
         self._manager = manager = ServiceManager(notifier(), watchdog_interval_s(), self._look)
         self._control = control = Control(blueprint.runtime_dir)
         control.reconfiguration = Reconfiguration(blueprint, generations, manager, control.follow_soon)
-        control.describe = lambda: describe_service(generations, books, self._left_before())
+        control.listeners = ListenerDrains(blueprint.runtime_dir, generations, books)
+        control.describe = lambda: describe_service(
+            generations, books, self._left_before(), stopping=self._stopping
+        )
         control.totals = lambda: describe_totals(generations, books)
         control.upgrade = self._upgrade
+        control.drain = self._drain
         self._loop = asyncio.get_running_loop()
         self._stopping = False
+        self._cut_before = 0
         self._failure = ""
         self._attempt: tuple[Upgrade, asyncio.Task[Successor]] | None = None
         self._successor: Successor | None = None
@@ -115,16 +123,21 @@ class Running:
         await self._control.start()
         try:
             outcome = await self._supervisor.run()
+            await self._part(outcome)
+            self._control.drained(self._cut())
         finally:
             self._manager.close()
             await self._control.close()
+        return outcome
+
+    async def _part(self, outcome: Outcome) -> None:
+        """Make an end with the predecessor, if there is one."""
         predecessor = self._setting.predecessor
         if predecessor is not None:
             if predecessor.gave_way:
                 await self._outlive(predecessor)
             else:
                 await predecessor.give_up(self._failure or outcome.reason)
-        return outcome
 
     def _ready(self) -> None:
         predecessor = self._setting.predecessor
@@ -157,9 +170,33 @@ class Running:
 
     def _look(self) -> Service:
         wanted = self._generations.current.names
-        return Service(len(self._supervisor.serving().intersection(wanted)), len(wanted))
+        serving = len(self._supervisor.serving().intersection(wanted))
+        return Service(serving, len(wanted), self._connections_left())
 
     # Stopping
+
+    def _drain(self, timeout_s: float | None) -> DrainBegun | Refused:
+        """Stop everything because somebody has asked for it who wants to know what becomes of the connections."""
+        if not self.serving:
+            return Refused(f"process {os.getpid()} does not serve")
+        if self._stopping:
+            return Refused(f"process {os.getpid()} stops already")
+        if timeout_s is not None:
+            self._generations.allow_to_drain(timeout_s)
+        grace_s = self._generations.drain_timeout_s
+        self._cut_before = self._cut()
+        begun = DrainBegun("", self._connections_left(), grace_s)
+        self._stop_within(grace_s)
+        return begun
+
+    def _connections_left(self) -> int:
+        return sum(each.connections for each in self._left())
+
+    def _cut(self) -> int:
+        """How many connections have been ended for want of time to end by themselves, or with their acceptor."""
+        totals = self._books.totals()
+        cut = totals.errors().get(Reason.DRAIN_TIMEOUT.value, 0) - self._cut_before
+        return cut + (totals.values[ACTIVE] if self._stopping else 0)
 
     def _stop(self) -> None:
         """Stop everything; the second time, at once."""
@@ -191,6 +228,7 @@ class Running:
             await predecessor.await_turn()
             setting.tree_dir.step_forward()
             setting.lock.claim()
+            self._generations.draining.update(predecessor.draining)
             await self._generations.share()
             await predecessor.take([listener.address for listener in setting.listeners])
         except (TakeoverFailed, OSError) as error:
@@ -210,7 +248,9 @@ class Running:
         blueprint = self._setting.blueprint
         while blueprint.admin is not None and not self._stopping:
             try:
-                await self._supervisor.add(admin_group(blueprint, blueprint.admin))
+                # It is to stop after all acceptors.
+                first = (*self._generations.older, self._generations.current)[0].group
+                await self._supervisor.add(admin_group(blueprint, blueprint.admin), before=first)
             except NotStarted:
                 await asyncio.sleep(_ADMIN_AGAIN_S)
             except ChangeRefused:

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from symphony.host.notify import Notifier, monotonic_usec
 
 _LOOK_EVERY_S = 2.0
+_AGAIN_S = 0.1
 _BESIDES_DRAINING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How the instance is at this moment: acceptors that serve, and acceptors that there should be."""
+    """How the instance is at this moment: acceptors that serve, acceptors that there should be, open connections."""
 
     serving: int
     wanted: int
+    connections: int = 0
 
     @property
     def status(self) -> str:
@@ -75,10 +77,16 @@ class ServiceManager:
         self._tell(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=extend)
 
     def handed_over(self, pid: int) -> None:
-        """Process `pid` takes this one's place: it is the service from now on, and speaks for itself."""
-        self._notifier.send(MAINPID=pid)
-        self._notifier = Notifier("")
+        """Process `pid` takes this one's place: it is the service from now on, and speaks for itself.
+
+        That is said until it has arrived: to a service manager that does not know, the end of this process is the end
+        of the service.
+        """
         self.close()
+        if not self._notifier.wanted or self._notifier.send(MAINPID=pid):
+            self._notifier = Notifier("")
+        else:
+            self._timer = asyncio.get_running_loop().call_later(_AGAIN_S, self.handed_over, pid)
 
     def close(self) -> None:
         """Say nothing more by itself."""
@@ -97,7 +105,7 @@ class ServiceManager:
         self._timer = asyncio.get_running_loop().call_later(every, self._tick)
         service = self._look()
         if self._stopping:
-            self._tell(WATCHDOG=1)
+            self._tell(WATCHDOG=1, STATUS=f"Stopping: {_count(service.connections, 'connection')} open")
             self._owed.pop("WATCHDOG", None)
             return
         if service.status != self._status:
@@ -109,5 +117,5 @@ class ServiceManager:
             self._notifier.send(WATCHDOG=1)
 
 
-def _count(acceptors: int) -> str:
-    return "1 acceptor" if acceptors == 1 else f"{acceptors} acceptors"
+def _count(number: int, what: str = "acceptor") -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -36,7 +36,8 @@ DRAINING = "draining"
 class ListenerStatus(Struct, frozen=True):
     """One listener over all acceptors. `address` is as bound; `blocked` maps a reason to refused connections.
 
-    `state` is ``open``, or ``closing`` when it is no longer configured and still has connections.
+    `state` is ``open``; ``draining`` or, with no connection left, ``drained`` when an operator has closed it;
+    ``closing`` when it is no longer configured and still has connections.
     """
 
     id: str

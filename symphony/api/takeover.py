@@ -40,6 +40,8 @@ class TakeoverFailed(Exception):
 class Predecessor:
     """The supervisor that is in place. `listeners`, `passed`, `runtime_dir` and `lock` are its own.
 
+    `draining` are the addresses of those of its listeners that an operator has closed.
+
     Once it `gave_way`, `left` is who still has connections of it and of those before it, until it is `gone`.
     """
 
@@ -51,6 +53,7 @@ class Predecessor:
         listeners: tuple[BoundListener, ...],
         passed: tuple[PassedSocket, ...],
     ) -> None:
+        self.draining = frozenset(each.address for each in offer.listeners if each.draining)
         self.pid = offer.pid
         self.runtime_dir = offer.runtime_dir
         self.lock = lock

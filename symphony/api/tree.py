@@ -3,12 +3,12 @@
     root (one_for_one)
     ├── state (one_for_one)      route-registry, rate-limiter, cpu-sampler
     ├── demo (one_for_one)       demo-upstream; only with --demo
-    ├── acceptors-1 (one_for_one)  acceptor-0 .. acceptor-N-1
-    └── observers (one_for_one)  admin; only with [admin]
+    ├── observers (one_for_one)  admin; only with [admin]
+    └── acceptors-1 (one_for_one)  acceptor-0 .. acceptor-N-1
 
 The groups are apart because acceptors serve on from what they have when the state's actors are away: the death of
 one of these restarts no acceptor. They start in this order and stop in the reverse one, so that draining
-connections keep the registry and the demo's upstream to the end.
+connections keep the registry and the demo's upstream to the end, and everybody can see how many of them are left.
 
 When listeners or the number of acceptors change, a new generation of acceptors joins as acceptors-2, and so on, and the
 one before is retired (:mod:`symphony.api.generations`).
@@ -79,9 +79,9 @@ def compose_tree(
         settings = DemoSettings(blueprint.runtime_dir, blueprint.demo_path)
         demo = _child("demo-upstream", "demo-upstream", partial(run_demo_upstream, settings=settings))
         groups.append(_group("demo", (demo,)))
-    groups.append(acceptor_group(blueprint, first, first.pages, drain_timeout_s))
     if blueprint.admin is not None and observed:
         groups.append(admin_group(blueprint, blueprint.admin))
+    groups.append(acceptor_group(blueprint, first, first.pages, drain_timeout_s))
     # A group that was given up has exceeded a generous limit: the whole tree then ends, and with a word why,
     # rather than going on without acceptors or without configuration.
     return GroupSpec("root", tuple(groups), Strategy.ONE_FOR_ONE, intensity=0)

@@ -22,7 +22,7 @@ from symphony.api.service_manager import ServiceManager
 from symphony.api.successor import Successor
 from symphony.api.takeover import ENVIRONMENT
 from symphony.api.tree_dir import TreeDir, remove_dead
-from symphony.host.activation import LastingSocket, PassedSocket
+from symphony.host.activation import PassedSocket
 from symphony.mailbox.address import RuntimeLock
 from symphony.messages.succession import (
     PROTOCOL,
@@ -125,7 +125,7 @@ class Upgrade:
         listeners = self._generations.current.listeners
         offered = tuple(
             OfferedListener(
-                each.id, each.address, len(each.sockets), isinstance(each.sockets[0], LastingSocket)
+                each.id, each.address, len(each.sockets), each.lasting, self._generations.drains(each)
             )
             for each in listeners
         )

@@ -17,6 +17,7 @@ COMMANDS = (
     "top",
     "reload",
     "upgrade",
+    "drain",
     "stop",
     "upstream",
     "suspended",

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from symphony.api.status import Status, UpstreamStatus
+from symphony.cli.wording import count
 
 PLAIN_WIDTH = 240
 """Where the output is no terminal, lines are to be whole rather than short."""
@@ -54,7 +55,7 @@ def print_status(status: Status) -> None:
     console.print(actors)
     for before in status.predecessors:
         console.print(
-            f"process {before.pid}, before the upgrade, still has {_count(before.active)}", highlight=False
+            f"process {before.pid}, before the upgrade, still has {count(before.active)}", highlight=False
         )
     if status.connections.errors:
         errors = _table("connections ended by", "times")
@@ -86,10 +87,6 @@ def _print_upstreams(console: Console, upstreams: Sequence[UpstreamStatus]) -> N
             str(upstream.failures),
         )
     console.print(table)
-
-
-def _count(connections: int) -> str:
-    return f"{connections} connection{'' if connections == 1 else 's'}"
 
 
 def render_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""How what clients have sent is shown to people."""
+"""How what clients have sent, and how many there are, is shown to people."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def printable(text: str) -> str:
 def render_peer(ip: str, port: int) -> str:
     """Write an address as in a URL: IPv6 in brackets."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def count(connections: int) -> str:
+    """Say so many connections."""
+    return f"{connections} connection{'' if connections == 1 else 's'}"

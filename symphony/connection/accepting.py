@@ -31,17 +31,17 @@ log = get_logger("accept")
 
 
 class AcceptLoop:
-    """Accepts from `listening`, one connection per turn of the event loop.
+    """Accepts from `listening` for `seat`, one connection per turn of the event loop.
 
     When the process runs out of descriptors, accepting rests for a moment: the listening socket stays ready, and
     would be tried again and again for nothing. The connections wait in the kernel's queue meanwhile.
     """
 
-    __slots__ = ("_complain_at", "_family", "_listening", "_seat", "_state", "timer_tick")
+    __slots__ = ("_complain_at", "_family", "_listening", "_state", "seat", "timer_tick")
 
     def __init__(self, state: ServingState, seat: ListenerSeat, listening: socket.socket) -> None:
         self._state = state
-        self._seat = seat
+        self.seat = seat
         self._listening = listening
         self._family = int(listening.family)
         self._complain_at = 0.0
@@ -88,7 +88,7 @@ class AcceptLoop:
             return False
         client = socket.SocketType(self._family, _STREAM, _TCP, descriptor)
         client.setblocking(False)
-        seat = self._seat
+        seat = self.seat
         seat.connection(self._state, seat, client, peer).start()
         return True
 
@@ -102,7 +102,7 @@ class AcceptLoop:
             exhausted = error.errno in _EXHAUSTED
             log.error(
                 "accept_paused",
-                listener=self._seat.id,
+                listener=self.seat.id,
                 error=error.strerror,
                 advice="raise the descriptor limit (ulimit -n)" if exhausted else "",
                 reason=Reason.DESCRIPTOR_LIMIT.value if exhausted else Reason.INTERNAL_ERROR.value,

@@ -187,6 +187,11 @@ class Connection:
 
     # Admission
 
+    @property
+    def seat(self) -> ListenerSeat:
+        """The listener that let it in."""
+        return self._seat
+
     def recount(self, seats: Collection[ListenerSeat]) -> None:
         """Be counted as open if let in by one of `seats`, which have a limit on that now."""
         seat = self._seat

@@ -37,7 +37,10 @@ _UPSTREAM_REASONS = frozenset(reason for reason in Reason if reason.value.starts
 
 
 class Abortable(Protocol):
-    """A connection, in whatever state."""
+    """A connection, in whatever state. `seat` is the listener that let it in."""
+
+    @property
+    def seat(self) -> Any: ...
 
     def abort(self, reason: Reason) -> None:
         """End at once."""

@@ -164,6 +164,11 @@ class HttpConnection:
 
     # Admission
 
+    @property
+    def seat(self) -> ListenerSeat:
+        """The listener that let it in."""
+        return self._seat
+
     def recount(self, seats: Collection[ListenerSeat]) -> None:
         """Be counted as open if let in by one of `seats`, which have a limit on that now."""
         seat = self._seat
@@ -210,7 +215,7 @@ class HttpConnection:
         """Serve what has come, until the client has to take its answers first."""
         front = self._front
         while self._phase is Phase.READING and not self._unsent:
-            front.last = self._state.ledger.stopping
+            front.last = self._state.ledger.stopping or self._seat.draining
             match front.next():
                 case Answer() as answer:
                     self._give(answer)

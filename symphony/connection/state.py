@@ -47,14 +47,16 @@ class ListenerSeat:
     """A listener as one acceptor serves it; the settings follow the plan in service.
 
     `index` is the listener's place in the plan, and so in every route's `contexts`; `connection` makes the connections
-    that are accepted from now on; `table` has the routes that it serves. `trusted_proxies` is None where clients
-    connect themselves, and not through a proxy that sends PROXY headers.
+    that are accepted from now on; `table` has the routes that it serves. `draining`: no connection of it is to wait for
+    a further request. `trusted_proxies` is None where clients connect themselves, and not through a proxy that sends
+    PROXY headers.
     """
 
     __slots__ = (
         "_kinds",
         "address",
         "connection",
+        "draining",
         "guard",
         "handshake_limit_s",
         "id",
@@ -85,6 +87,7 @@ class ListenerSeat:
         self.address = address
         self.slot = slot
         self.index = -1
+        self.draining = False
         self.max_connections = 0
         self.silence = Silence(0.0, 0.0)
         self.handshake_limit_s = 10.0

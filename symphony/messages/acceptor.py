@@ -15,6 +15,28 @@ class DescribeAcceptor(Struct, frozen=True, array_like=True, tag=True):
     """Ask for :class:`AcceptorDescription`."""
 
 
+class LeaveListener(Struct, frozen=True, array_like=True, tag=True):
+    """Take what waits at a listener's sockets, and let nobody in there any more; answered by :class:`ListenerHeeded`.
+
+    With `cut`, also end its connections.
+    """
+
+    listener: str
+    cut: bool = False
+
+
+class ServeListener(Struct, frozen=True, array_like=True, tag=True):
+    """Accept again at a listener, which listens again; answered by :class:`ListenerHeeded`."""
+
+    listener: str
+
+
+class ListenerHeeded(Struct, frozen=True, array_like=True, tag=True):
+    """It is done; `cut` connections were ended for it."""
+
+    cut: int = 0
+
+
 class ListenerTotals(Struct, frozen=True, array_like=True):
     """One listener of one acceptor. `address` is as bound; `accepted` counts since the tree started.
 
@@ -51,7 +73,14 @@ class AcceptorDescription(Struct, frozen=True, array_like=True, tag=True):
 
 
 AcceptorRequest = (
-    DescribeAcceptor | DescribeRecords | DescribeUpstreams | SubscribeEvents | ListHeld | ResolveHeld
+    DescribeAcceptor
+    | DescribeRecords
+    | DescribeUpstreams
+    | SubscribeEvents
+    | ListHeld
+    | ResolveHeld
+    | LeaveListener
+    | ServeListener
 )
 AcceptorReply = (
     AcceptorDescription
@@ -60,6 +89,7 @@ AcceptorReply = (
     | EventsSubscribed
     | HeldPage
     | HeldResolved
+    | ListenerHeeded
     | Blocked
     | Suspended
     | Released

@@ -23,6 +23,29 @@ class UpgradeService(Struct, frozen=True, array_like=True, tag=True):
     """
 
 
+class DrainService(Struct, frozen=True, array_like=True, tag=True):
+    """Let nobody in any more: on one listener (its id or its address), or anywhere (""), and then end.
+
+    What is still open after `timeout_s` seconds is cut; None stands for the configuration's time where all is to end,
+    and for no limit where one listener is. Answered at once, by :class:`DrainBegun`.
+    """
+
+    listener: str = ""
+    timeout_s: float | None = None
+
+
+class AwaitDrained(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for :class:`Drained` when there is no connection left on `listener` (or anywhere), which drains."""
+
+    listener: str = ""
+
+
+class ResumeListener(Struct, frozen=True, array_like=True, tag=True):
+    """Let clients in again on a listener that drains; answered by :class:`ListenerResumed`."""
+
+    listener: str
+
+
 class DescribeService(Struct, frozen=True, array_like=True, tag=True):
     """Ask for :class:`ServiceDescription`."""
 
@@ -57,6 +80,30 @@ class UpgradeRefused(Struct, frozen=True, array_like=True, tag=True):
     configuration: bool
 
 
+class DrainBegun(Struct, frozen=True, array_like=True, tag=True):
+    """Nobody is let in any more. `connections` are open still, and cut after `timeout_s` seconds (None: never).
+
+    `address` is the listener's, "" where everything drains.
+    """
+
+    address: str
+    connections: int
+    timeout_s: float | None
+
+
+class Drained(Struct, frozen=True, array_like=True, tag=True):
+    """No connection is left; `cut` of them did not end in time."""
+
+    cut: int
+
+
+class ListenerResumed(Struct, frozen=True, array_like=True, tag=True):
+    """The listener at `address` takes connections again, but for acceptors that are `behind`: they did not answer."""
+
+    address: str
+    behind: tuple[str, ...] = ()
+
+
 class LeftOver(Struct, frozen=True, array_like=True):
     """An earlier supervisor that has been taken over from, and how many connections its acceptors still have."""
 
@@ -67,7 +114,8 @@ class LeftOver(Struct, frozen=True, array_like=True):
 class ListenerDescription(Struct, frozen=True, array_like=True):
     """A listener over all acceptors. `address` is as bound; `blocked` maps a reason to refused connections.
 
-    `state` is ``open``, or ``closing`` when it is no longer configured and still has connections.
+    `state` is ``open``; ``draining`` or, with no connection left, ``drained`` when an operator has closed it;
+    ``closing`` when it is no longer configured and still has connections.
     """
 
     id: str
@@ -82,7 +130,7 @@ class ServiceDescription(Struct, frozen=True, array_like=True, tag=True):
     """The listeners, and the totals of all acceptors since the start, of those too that are gone.
 
     `errors` maps a reason to how many connections it ended; `draining` names acceptors that only finish what they have,
-    `left` the supervisors before this one that still do so.
+    `left` the supervisors before this one that still do so. `stopping`: nobody is let in any more, and everything ends.
     """
 
     listeners: tuple[ListenerDescription, ...]
@@ -93,9 +141,26 @@ class ServiceDescription(Struct, frozen=True, array_like=True, tag=True):
     errors: dict[str, int]
     draining: tuple[str, ...]
     left: tuple[LeftOver, ...] = ()
+    stopping: bool = False
 
 
-ControlRequest = ReloadService | UpgradeService | DescribeService | DescribeTotals
+ControlRequest = (
+    ReloadService
+    | UpgradeService
+    | DrainService
+    | AwaitDrained
+    | ResumeListener
+    | DescribeService
+    | DescribeTotals
+)
 ControlReply = (
-    ServiceReloaded | ServiceUpgraded | UpgradeRefused | ServiceDescription | TotalsDescription | Refused
+    ServiceReloaded
+    | ServiceUpgraded
+    | UpgradeRefused
+    | DrainBegun
+    | Drained
+    | ListenerResumed
+    | ServiceDescription
+    | TotalsDescription
+    | Refused
 )

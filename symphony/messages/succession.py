@@ -25,13 +25,15 @@ PROTOCOL = 1
 class OfferedListener(Struct, frozen=True):
     """A listener that is open. `address` is as bound; `sockets` is how many come with it.
 
-    `lasting`: they are the service manager's, which keeps them open.
+    `lasting`: they are the service manager's, which keeps them open. `draining`: an operator has closed it, and it does
+    not listen.
     """
 
     id: str
     address: str
     sockets: int
     lasting: bool = False
+    draining: bool = False
 
 
 class Offer(Struct, frozen=True, tag=True):

@@ -3,7 +3,7 @@
 GET /metrics        for Prometheus
 GET /metrics.json   the same and more, for programs
 GET /health/live    200 while the supervisor answers
-GET /health/ready   200 while at least one acceptor serves the present configuration or an earlier one
+GET /health/ready   200 while at least one acceptor lets clients in, by the present configuration or an earlier one
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class AdminApp:
 
     async def _ready(self, request: Request) -> Response:
         telemetry = await self._telemetry()
+        if telemetry.draining:
+            return _health(False, f"draining: {telemetry.totals.active} connections left")
         return _health(bool(telemetry.applied), "no acceptor serves")
 
 

@@ -15,6 +15,7 @@ from symphony.observe.histogram import Histogram
 from symphony.observe.records import Totals
 
 NOTHING_COUNTED = ServiceTotals(0, 0, 0, 0, 0, 0, {}, (), {}, Histogram(), Histogram())
+_STOPPING = "stopping"
 NO_TOTALS = Totals._make([0] * len(Totals._fields))
 
 
@@ -118,3 +119,10 @@ class Telemetry(Struct, frozen=True):
     certificates: tuple[CertificateState, ...] = ()
     limiter: LimiterTelemetry | None = None
     counted: bool = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether every acceptor that serves lets nobody in any more."""
+        states = {actor.name: actor.state for actor in self.actors}
+        serving = [states[name] for name in self.applied if name in states]
+        return bool(serving) and all(state == _STOPPING for state in serving)

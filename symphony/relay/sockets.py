@@ -48,11 +48,16 @@ def shut_writing(sock: socket.SocketType) -> None:
 
 
 def shut_reading(sock: socket.SocketType) -> None:
-    """Take a listening socket out of service: its port is free, and what waits in its queue is reset."""
+    """Take a listening socket out of service: its port is free, and what waits in its queue is reset.
+
+    Nothing is done to one that does not listen (any more, since a sibling was first): Linux would remember that its
+    reading side is shut, and should it ever listen again, everything that it accepts would be born so.
+    """
     try:
-        sock.shutdown(socket.SHUT_RD)
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.shutdown(socket.SHUT_RD)
     except OSError:
-        pass  # not listening any more: a sibling was first
+        pass  # closed meanwhile
 
 
 def undelivered(sock: socket.SocketType) -> int:

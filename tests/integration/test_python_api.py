@@ -35,10 +35,11 @@ from symphony import (
     UdsUpstream,
     UnknownConnection,
 )
+from symphony.mailbox.client import MailboxRefused
 from symphony.tls.certificate_maker import MadeCertificate, make_certificate
 from tests.support.services import Service
 from tests.support.symphony_process import running_symphony
-from tests.support.tls_client import Answer, get
+from tests.support.tls_client import Answer, SteppedClient, connect, get
 
 LIMIT_S = 20.0
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,37 @@ async def test_a_tree_from_start_to_end(made: MadeCertificate) -> None:
             assert (await proxy.status()).config_version == version
         assert not directory.exists()
         assert told == ["ready", "close"]
+
+
+async def test_a_listener_and_then_everything_drains(made: MadeCertificate) -> None:
+    with Service("one") as service:
+        proxy = SymphonyProxy(config(made, service))
+        with pytest.raises(NotRunning):
+            await proxy.drain()
+        async with proxy:
+            port = await port_of(proxy)
+            name = f"127.0.0.1:{port}"
+            assert (await call(port)).body == b"one"
+            with pytest.raises(MailboxRefused, match="there is no listener 'x:1'"):
+                await proxy.drain(listener="x:1")
+            assert await proxy.drain(listener=name) == 0
+            with pytest.raises(ConnectionRefusedError):
+                await call(port)
+            attached = SymphonyProxy.attach(proxy.runtime_dir)
+            await attached.resume(name)
+            with pytest.raises(MailboxRefused, match="does not drain"):
+                await proxy.resume(name)
+            assert (await call(port)).body == b"one"
+            left: list[int] = []
+            with connect(port) as held:
+                SteppedClient("localhost").finish(held)
+                assert await proxy.drain(0.2, listener=name, on_change=left.append) == 1
+                assert left[0] == 1
+                await proxy.resume(name)
+                with connect(port) as other:
+                    SteppedClient("localhost").finish(other)
+                    assert await attached.drain(0.2) == 1
+            await asyncio.wait_for(proxy.wait_closed(), LIMIT_S)
 
 
 async def test_protection_is_replaced_for_one_listener_or_all(made: MadeCertificate) -> None:

@@ -112,8 +112,8 @@ class Showcase:
 
 
 @contextmanager
-def running_showcase(workers: int = 2, port: int = 0) -> Iterator[Showcase]:
-    """Start everything; all of it is gone when the block is left."""
+def running_showcase(workers: int = 2, port: int = 0, **environment: str) -> Iterator[Showcase]:
+    """Start everything, with `environment` besides; all of it is gone when the block is left."""
     with NamedServices() as services:
         made = {}
         files = {}
@@ -137,7 +137,7 @@ def running_showcase(workers: int = 2, port: int = 0) -> Iterator[Showcase]:
             "default": services.tcp("default"),
         }
         config = _CONFIG.format(workers=workers, port=port, **addresses)
-        symphony = SymphonyProcess(config, files=files)
+        symphony = SymphonyProcess(config, files=files, environment=environment)
         try:
             symphony.start()
             expected = {route: _expect(symphony, route, made[route]) for route in ROUTES}

@@ -85,8 +85,8 @@ class TreeDriver:
         self.tree.stop(grace_s, self.now)
         self.act()
 
-    def add(self, spec: ChildSpec | GroupSpec, parent: str = "") -> None:
-        self.tree.add(spec, self.now, parent)
+    def add(self, spec: ChildSpec | GroupSpec, parent: str = "", before: str = "") -> None:
+        self.tree.add(spec, self.now, parent, before)
         self.act()
 
     def retire(self, name: str) -> None:

@@ -197,3 +197,14 @@ def test_what_is_no_listening_tcp_socket_is_refused(tmp_path: Path, listening: s
         assert "is no socket" in passed(environment, file)  # type: ignore[arg-type]
     assert "is no socket" in passed(environment)
     assert activation.FIRST == 3
+
+
+async def test_who_has_taken_over_is_said_until_it_has_arrived(manager: NotifySocket) -> None:
+    told = ServiceManager(Notifier(manager.address), 0.02, lambda: Service(2, 2))
+    filler = Notifier(manager.address)
+    while filler.send(WATCHDOG=1):
+        pass
+    told.handed_over(4711)
+    assert await manager.expect("MAINPID") == {"MAINPID": "4711"}
+    await asyncio.sleep(0.3)
+    assert manager.waiting() == []

@@ -98,6 +98,27 @@ def test_what_was_added_holds_nobody_up() -> None:
     assert driver.settled == ["+y"]
 
 
+def test_what_is_added_before_another_one_stops_after_it() -> None:
+    driver = started("a", group("b", name="inner"))
+    driver.add(group("x", name="late"), before="inner")
+    driver.ready("x")
+    assert driver.settled == ["+late"]
+    assert driver.names() == ["a", "late", "x", "inner", "b"]
+    driver.taken()
+    driver.stop(10.0)
+    order = []
+    while driver.outcome is None:
+        order += [name for name in driver.running if driver.tree.leaf(name).state is State.STOPPING]
+        driver.exit(order[-1], 0)
+    assert order == ["b", "x", "a"]
+
+
+def test_what_is_added_before_one_that_is_not_there_comes_last() -> None:
+    driver = started("a")
+    driver.add(child("x"), before="elsewhere")
+    assert driver.names() == ["a", "x"]
+
+
 @pytest.mark.parametrize(
     ("spec", "parent", "why"),
     [
