@@ -311,6 +311,7 @@ class Running:
         except ChangeRefused:
             pass  # there are none
         await self._generations.see_out(successor.addresses)
+        await self._manager.settle()
         if self._setting.predecessor is not None:
             await self._outlive(self._setting.predecessor)
         self._supervisor.request_stop(self._generations.drain_timeout_s)

@@ -7,14 +7,22 @@ anybody, and is to be started anew.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from structlog import get_logger
 
 from symphony.host.notify import Notifier, monotonic_usec
 
 _LOOK_EVERY_S = 2.0
-_AGAIN_S = 0.1
+_AGAIN_S = 0.05
+_HEIR_WITHIN_S = 2.0
+_AT_THE_END_S = 20.0
 _BESIDES_DRAINING_S = 10.0
+
+
+log = get_logger("service manager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class ServiceManager:
         self._status = ""
         self._owed: dict[str, str | int] = {}
         self._stopping = False
+        self._heir = 0
+        self._heir_told = False
         self._timer: asyncio.TimerHandle | None = None
 
     def ready(self) -> None:
@@ -76,17 +86,42 @@ class ServiceManager:
         status = f"Stopping: open connections have {drain_s:g} s to end"
         self._tell(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=extend)
 
-    def handed_over(self, pid: int) -> None:
+    async def hand_over(self, pid: int) -> None:
         """Process `pid` takes this one's place: it is the service from now on, and speaks for itself.
 
-        That is said until it has arrived: to a service manager that does not know, the end of this process is the end
-        of the service.
+        Waits a moment for a service manager that does not read, as what another process says counts for nothing before.
         """
         self.close()
-        if not self._notifier.wanted or self._notifier.send(MAINPID=pid):
-            self._notifier = Notifier("")
-        else:
-            self._timer = asyncio.get_running_loop().call_later(_AGAIN_S, self.handed_over, pid)
+        self._heir = pid
+        await self._settle(_HEIR_WITHIN_S)
+
+    def take_back(self) -> None:
+        """It does not take this one's place after all."""
+        if not self._heir:
+            return
+        self._heir = 0
+        self._heir_told = False
+        if self._notifier.wanted:
+            self._owed = {"MAINPID": os.getpid()}
+            self._status = ""
+            self._tick()
+
+    async def settle(self) -> None:
+        """Wait until the service manager knows who has taken this one's place, if anybody has.
+
+        To one that does not know, the end of this process is the end of the service.
+        """
+        if not await self._settle(_AT_THE_END_S):
+            log.error("service_manager_not_told", main_process=self._heir)
+
+    async def _settle(self, within_s: float) -> bool:
+        deadline = asyncio.get_running_loop().time() + within_s
+        while self._heir and not self._heir_told and self._notifier.wanted:
+            self._heir_told = self._notifier.send(MAINPID=self._heir)
+            if not self._heir_told and asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(0 if self._heir_told else _AGAIN_S)
+        return True
 
     def close(self) -> None:
         """Say nothing more by itself."""
@@ -96,6 +131,8 @@ class ServiceManager:
 
     def _tell(self, **fields: str | int) -> None:
         """Send `fields`; what cannot be sent now, as the service manager does not read, is sent with the next ones."""
+        if self._heir:
+            return
         self._owed.update(fields)
         if self._notifier.send(**self._owed):
             self._owed.clear()

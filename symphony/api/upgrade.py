@@ -146,11 +146,12 @@ class Upgrade:
                 await channel.send(Proceed())
                 taken = await _expect(channel, Taken)
                 self._generations.give_away()
-                self._manager.handed_over(process.pid)
+                await self._manager.hand_over(process.pid)
                 await channel.send(Yours())
         except BaseException as error:
             # Whatever it was, the new one may not serve alone: this one goes on.
             self._generations.take_over()
+            self._manager.take_back()
             self._tree_dir.step_forward()
             self._lock.claim()
             if isinstance(error, TimeoutError):

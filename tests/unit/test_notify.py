@@ -113,7 +113,7 @@ async def test_a_life_as_the_service_manager_hears_it(manager: NotifySocket) -> 
     assert int(stopping["EXTEND_TIMEOUT_USEC"]) > 30_000_000
     service[0] = Service(0, 2)
     await manager.expect("WATCHDOG")  # draining takes its time
-    told.handed_over(4711)
+    await told.hand_over(4711)
     assert await manager.expect("MAINPID") == {"MAINPID": "4711"}
     await asyncio.sleep(0.1)
     assert manager.waiting() == []
@@ -201,10 +201,40 @@ def test_what_is_no_listening_tcp_socket_is_refused(tmp_path: Path, listening: s
 
 async def test_who_has_taken_over_is_said_until_it_has_arrived(manager: NotifySocket) -> None:
     told = ServiceManager(Notifier(manager.address), 0.02, lambda: Service(2, 2))
+    told.ready()
     filler = Notifier(manager.address)
     while filler.send(WATCHDOG=1):
         pass
-    told.handed_over(4711)
+    handing = asyncio.create_task(told.hand_over(4711))
     assert await manager.expect("MAINPID") == {"MAINPID": "4711"}
-    await asyncio.sleep(0.3)
+    await handing
+    await told.settle()
+    told.stopping(3)
+    told.reloading()
+    await asyncio.sleep(0.2)
     assert manager.waiting() == []
+
+
+async def test_what_was_handed_over_is_taken_back(manager: NotifySocket) -> None:
+    told = ServiceManager(Notifier(manager.address), 0.02, lambda: Service(2, 2))
+    told.ready()
+    await told.hand_over(4711)
+    assert await manager.expect("MAINPID") == {"MAINPID": "4711"}
+    told.take_back()
+    assert await manager.expect("MAINPID") == {
+        "MAINPID": str(os.getpid()),
+        "STATUS": "Serving with 2 acceptors",
+    }
+    await manager.expect("WATCHDOG")
+    told.close()
+    told.take_back()  # nothing was
+    await asyncio.sleep(0.1)
+    assert not any("MAINPID" in each for each in manager.waiting())
+
+
+async def test_without_a_service_manager_nobody_is_waited_for() -> None:
+    told = ServiceManager(Notifier(""), 0.0, lambda: Service(2, 2))
+    async with asyncio.timeout(1):
+        await told.hand_over(4711)
+        await told.settle()
+    told.take_back()
