@@ -155,3 +155,13 @@ def test_everything_that_a_program_may_import_is_described() -> None:
         name for name in symphony.__all__ if f"`{name}`" not in page and f":: symphony.{name}\n" not in page
     ]
     assert missing == ["__version__"]
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    named = [
+        code
+        for code in code_of(CHECKOUT / "docs" / "architecture.md")
+        if re.fullmatch(r"[\w/]+/[\w.]*", code)
+    ]
+    assert len(named) > 20
+    assert [name for name in named if not (CHECKOUT / name).exists()] == []
