@@ -10,25 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from symphony.api.actor_watch import ActorChanged
+    from symphony.api.blocked import BlockedReport
     from symphony.api.events import SubscriberTooSlow
     from symphony.api.hosted import StartFailed
     from symphony.api.proxy import (
         NotOurs,
         NotRunning,
         ReloadFailed,
-        ResolveRoute,
+        RouteRefused,
         SymphonyProxy,
         UnknownConnection,
     )
+    from symphony.api.resolution import ResolveRoute
+    from symphony.api.status import Status
     from symphony.config.model import (
         AccessLog,
         Admin,
         Certificate,
         Config,
+        HealthCheck,
         Listener,
         MutualTls,
+        PenaltyBox,
         Protection,
+        RateLimit,
         Route,
+        SustainedLimit,
         TcpUpstream,
         UdsUpstream,
     )
@@ -39,25 +46,32 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "symphony.api.actor_watch": ("ActorChanged",),
+    "symphony.api.blocked": ("BlockedReport",),
     "symphony.api.events": ("SubscriberTooSlow",),
     "symphony.api.hosted": ("StartFailed",),
     "symphony.api.proxy": (
         "NotOurs",
         "NotRunning",
         "ReloadFailed",
-        "ResolveRoute",
+        "RouteRefused",
         "SymphonyProxy",
         "UnknownConnection",
     ),
+    "symphony.api.resolution": ("ResolveRoute",),
+    "symphony.api.status": ("Status",),
     "symphony.config.model": (
         "AccessLog",
         "Admin",
         "Certificate",
         "Config",
+        "HealthCheck",
         "Listener",
         "MutualTls",
+        "PenaltyBox",
         "Protection",
+        "RateLimit",
         "Route",
+        "SustainedLimit",
         "TcpUpstream",
         "UdsUpstream",
     ),
@@ -73,22 +87,29 @@ __all__ = [
     "ActorChanged",
     "Admin",
     "Blocked",
+    "BlockedReport",
     "Certificate",
     "Config",
     "ConfigError",
+    "HealthCheck",
     "Listener",
     "MutualTls",
     "NotOurs",
     "NotRunning",
+    "PenaltyBox",
     "Problem",
     "Protection",
+    "RateLimit",
     "Released",
     "ReloadFailed",
     "ResolveRoute",
     "Route",
+    "RouteRefused",
     "StartFailed",
+    "Status",
     "SubscriberTooSlow",
     "Suspended",
+    "SustainedLimit",
     "SymphonyProxy",
     "TcpUpstream",
     "Telemetry",

@@ -11,50 +11,52 @@ over its mailboxes, as the commands do.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
-
-import msgspec
-from msgspec import Struct
+from typing import Any, Literal, TypeAlias, overload
 
 from symphony.api.actor_watch import ActorChanged, ActorWatch
 from symphony.api.blocked import BlockedReport, list_blocked
-from symphony.api.document import ConfigLike, as_table, make_document, plain
+from symphony.api.document import (
+    ConfigLike,
+    RoutesLike,
+    make_document,
+    make_routes,
+    plain,
+    replace_protection,
+)
 from symphony.api.draining import drain, resume_listener
 from symphony.api.events import QUEUE_LIMIT, EventFeed
+from symphony.api.handlers import Handler, Handlers, Kind
 from symphony.api.held import UNKNOWN, list_held, resolve_held
 from symphony.api.hosted import HostedTree
 from symphony.api.reload import request_reload
+from symphony.api.resolution import RouteLike, held_route
 from symphony.api.status import Status, gather_status
 from symphony.api.telemetry import TelemetrySource
-from symphony.config.model import Upstream
-from symphony.config.problem import ConfigError, Problem, Severity
-from symphony.config.snapshot import Identity
-from symphony.mailbox.address import live_pid
-from symphony.mailbox.client import MailboxError
+from symphony.config.problem import ConfigError, Severity
+from symphony.mailbox.address import RuntimeDirError, live_pid
+from symphony.mailbox.client import MailboxError, MailboxRefused
 from symphony.messages.events import Blocked, Event, Released, Suspended
-from symphony.messages.held import HeldRoute
 from symphony.observe.telemetry import Telemetry
 
 RELOAD_WITHIN_S = 180.0
 
-Kind: TypeAlias = Literal["suspended", "released", "blocked", "actor", "ready", "close", "error"]
-ProxyEvent: TypeAlias = "Event | ActorChanged"
-Handler: TypeAlias = Callable[[Any], "Awaitable[object] | object"]
+HANDLERS_WITHIN_S = 5.0
+"""How long a stop waits for calls of handlers that are under way."""
+LOOK_EVERY_S = 0.25
+ENDED_AFTER_S = 1.0
+"""An attached instance has ended when nothing has run for so long: a new version may take over from it."""
 
-_KINDS = ("suspended", "released", "blocked", "actor", "ready", "close", "error")
+ProxyEvent: TypeAlias = "Event | ActorChanged"
+
 _KIND_OF: dict[type, Kind] = {
     Suspended: "suspended",
     Released: "released",
     Blocked: "blocked",
     ActorChanged: "actor",
 }
-
-log = logging.getLogger(__name__)
 
 
 class NotRunning(Exception):
@@ -73,18 +75,8 @@ class ReloadFailed(Exception):
     """The new configuration is right but could not be brought into force; the one before is."""
 
 
-class ResolveRoute(Struct, kw_only=True, frozen=True):
-    """Where a held connection is to go; what is left out is as the suspended route says. PEM as text or bytes."""
-
-    upstreams: tuple[Upstream, ...] = ()
-    terminate_tls: bool | None = None
-    cert_chain: str | bytes | None = None
-    private_key: str | bytes | None = None
-    http2: bool | None = None
-
-    def __repr__(self) -> str:
-        """Print no key."""
-        return f"ResolveRoute(upstreams={self.upstreams!r}, terminate_tls={self.terminate_tls!r})"
+class RouteRefused(ValueError):
+    """A held connection cannot go where a route says, and is held on; the text says why."""
 
 
 class SymphonyProxy:
@@ -100,12 +92,13 @@ class SymphonyProxy:
         self._document: dict[str, Any] = {}
         self._tree: HostedTree | None = None
         self._runtime_dir = ""
-        self._handlers: dict[Kind, list[Handler]] = {kind: [] for kind in _KINDS}  # type: ignore[misc]
+        self._handlers = Handlers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling: asyncio.Task[None] | None = None
         self._feed: EventFeed | None = None
         self._source: TelemetrySource | None = None
         self._closed = asyncio.Event()
+        self._watching = False
 
     @classmethod
     def attach(cls, runtime_dir: str | os.PathLike[str]) -> SymphonyProxy:
@@ -151,8 +144,11 @@ class SymphonyProxy:
                 raise
             self._tree, self._runtime_dir = tree, tree.runtime_dir
             self._spawn(self._wait_for_end(tree), "wait for the tree's end")
+        elif self._config is None and not self._watching:
+            self._watching = True
+            self._spawn(self._wait_for_other(), "wait for the instance's end")
         self._start_telling()
-        self._tell("ready", None)
+        self._handlers.tell("ready", None)
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Stop a tree of our own within `grace_s` (default: its `drain_timeout_ms`); let go of any other."""
@@ -166,16 +162,15 @@ class SymphonyProxy:
             await tree.stop(grace_s)
             await asyncio.to_thread(tree.remove)
             self._runtime_dir = ""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._tell("close", None)
+        self._end()
         if self._telling is not None:
             self._telling.cancel()
-        pending = [task for task in self._tasks if task is not asyncio.current_task()]
-        if pending:
-            await asyncio.wait(pending, timeout=5.0)
+        pending = self._tasks - {asyncio.current_task()}
         for task in pending:
             task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+        await self._handlers.finish(HANDLERS_WITHIN_S)
 
     async def wait_closed(self) -> None:
         """Wait until the instance has ended."""
@@ -186,16 +181,17 @@ class SymphonyProxy:
     async def update_config(
         self,
         *,
-        routes: Sequence[Any] | None = None,
+        routes: RoutesLike | None = None,
         listeners: Sequence[Any] | None = None,
         protection: Any = None,
         **others: Any,
     ) -> int:
         """Replace parts of the configuration, all or none of them; return the version then in force.
 
-        `routes` and `listeners` replace all routes and listeners. `protection` is that of every listener, or a mapping
-        from ports to protections for those listeners alone; each replaces a protection as a whole. `others` are further
-        top-level keys, such as `access_log`. Raises :class:`ConfigError` with every finding, :class:`ReloadFailed`,
+        `routes` and `listeners` replace all routes and listeners; `routes` may also be a whole configuration, of which
+        they are taken, or its path. `protection` is that of every listener, or a mapping from ports to protections for
+        those listeners alone; each replaces a protection as a whole. `others` are further top-level keys, such as
+        `access_log`. Raises :class:`ConfigError` with every finding, :class:`ReloadFailed`,
         and :class:`NotOurs` for an attached instance.
         """
         tree = self._tree
@@ -203,12 +199,15 @@ class SymphonyProxy:
             if self._config is None:
                 raise NotOurs("an attached instance is configured by its own file: write that and reload")
             raise NotRunning("the proxy was not started")
+        self._pid()
         document = dict(self._document)
-        for key, value in {"routes": routes, "listeners": listeners, **others}.items():
+        if routes is not None:
+            document["routes"] = await asyncio.to_thread(make_routes, routes)
+        for key, value in {"listeners": listeners, **others}.items():
             if value is not None:
                 document[key] = plain(value)
         if protection is not None:
-            document["listeners"] = _protect(document.get("listeners", []), protection)
+            document["listeners"] = replace_protection(document.get("listeners", []), protection)
         before = tree.replace_config(await asyncio.to_thread(tree.check, document))
         done = await request_reload(tree.runtime_dir, RELOAD_WITHIN_S)
         errors = [problem for problem in done.problems if problem.severity is Severity.ERROR]
@@ -264,45 +263,63 @@ class SymphonyProxy:
 
     async def suspended(self) -> tuple[Suspended, ...]:
         """The connections that are held now."""
+        self._pid()
         return (await list_held(self.runtime_dir)).held
 
     async def blocked_ips(self, limit: int = 10_000) -> BlockedReport:
         """Who would be refused now, at most `limit` of them, and what the configuration lists."""
+        self._pid()
         return await list_blocked(self.runtime_dir, limit)
 
     # Deciding
 
     async def resolve_connection(
-        self, connection_id: str, route: ResolveRoute | Mapping[str, Any] | None, *, must_exist: bool = False
+        self, connection_id: str, route: RouteLike | None, *, must_exist: bool = False
     ) -> bool:
         """Forward a held connection as `route` says, or reset it (None); return whether it was still held.
 
         One that is not held any more is nothing to worry about, unless it `must_exist`: then
-        :class:`UnknownConnection` is raised. A route that cannot be used is MailboxRefused, and the connection stays.
+        :class:`UnknownConnection` is raised. Raises :class:`ConfigError` with every finding in `route`, and
+        :class:`RouteRefused` where it does not go with the suspended route; the connection is then held on.
         """
-        wanted = None if route is None else _held_route(route)
-        how = await resolve_held(self.runtime_dir, connection_id, wanted)
+        self._pid()
+        wanted = None if route is None else await asyncio.to_thread(held_route, route)
+        try:
+            how = await resolve_held(self.runtime_dir, connection_id, wanted)
+        except MailboxRefused as error:
+            raise RouteRefused(str(error)) from None
         if how == UNKNOWN and must_exist:
             raise UnknownConnection(connection_id)
         return how != UNKNOWN
 
     # Events
 
+    @overload
+    def on(
+        self, kind: Literal["suspended"], handler: Callable[[Suspended], object]
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["released"], handler: Callable[[Released], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["blocked"], handler: Callable[[Blocked], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["actor"], handler: Callable[[ActorChanged], object]) -> Callable[[], None]: ...
+    @overload
+    def on(self, kind: Literal["error"], handler: Callable[[Exception], object]) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, kind: Literal["ready", "close"], handler: Callable[[None], object]
+    ) -> Callable[[], None]: ...
+
     def on(self, kind: Kind, handler: Handler) -> Callable[[], None]:
         """Call `handler`, plain or ``async``, with every event of a kind; returns what takes it back.
 
         Kinds: "suspended", "released", "blocked", "actor" (their events), "error" (an exception), "ready" and "close"
-        (None). What a handler raises is logged and harms nobody.
+        (None). What a handler raises is logged, told to those of "error", and harms nobody. One whose calls never come
+        to an end is dropped, which is told likewise (SubscriberTooSlow).
         """
-        if kind not in _KINDS:
-            raise ValueError(f"{kind!r} is no kind of event; expected one of {', '.join(_KINDS)}")
-        self._handlers[kind].append(handler)
+        take_back = self._handlers.add(kind, handler)
         self._start_telling()
-
-        def take_back() -> None:
-            if handler in self._handlers[kind]:
-                self._handlers[kind].remove(handler)
-
         return take_back
 
     async def events(self, limit: int = QUEUE_LIMIT) -> AsyncIterator[ProxyEvent]:
@@ -329,30 +346,20 @@ class SymphonyProxy:
         return self._feed
 
     def _start_telling(self) -> None:
-        wanted = any(self._handlers[kind] for kind in ("suspended", "released", "blocked", "actor"))
+        wanted = self._handlers.wants("suspended", "released", "blocked", "actor")
         if wanted and self._runtime_dir and self._telling is None:
             self._telling = self._spawn(self._tell_all(), "tell handlers")
 
     async def _tell_all(self) -> None:
         try:
             async for event in self.events():
-                self._tell(_KIND_OF[type(event)], event)
+                self._handlers.tell(_KIND_OF[type(event)], event)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - told to those who asked for errors
-            self._tell("error", error)
+            self._handlers.tell("error", error)
         finally:
             self._telling = None
-
-    def _tell(self, kind: Kind, event: Any) -> None:
-        for handler in tuple(self._handlers[kind]):
-            try:
-                result = handler(event)
-            except Exception:
-                log.exception("a handler of %r has failed", kind)
-                continue
-            if inspect.isawaitable(result):
-                self._spawn(_finish(kind, result), f"handler of {kind}")
 
     def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
@@ -362,9 +369,22 @@ class SymphonyProxy:
 
     async def _wait_for_end(self, tree: HostedTree) -> None:
         await tree.wait()
+        self._end()
+
+    async def _wait_for_other(self) -> None:
+        """Wait until nothing runs any more in the directory of an instance that is not ours to wait for."""
+        loop = asyncio.get_running_loop()
+        seen = loop.time()
+        while loop.time() - seen < ENDED_AFTER_S:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if _runs_in(self._runtime_dir):
+                seen = loop.time()
+        self._end()
+
+    def _end(self) -> None:
         if not self._closed.is_set():
             self._closed.set()
-            self._tell("close", None)
+            self._handlers.tell("close", None)
 
     def _pid(self) -> int:
         pid = live_pid(self.runtime_dir)
@@ -373,42 +393,8 @@ class SymphonyProxy:
         return pid
 
 
-async def _finish(kind: str, result: Awaitable[object]) -> None:
+def _runs_in(runtime_dir: str) -> bool:
     try:
-        await result
-    except Exception:
-        log.exception("a handler of %r has failed", kind)
-
-
-def _protect(listeners: Any, protection: Any) -> list[dict[str, Any]]:
-    given = plain(protection)
-    by_port = isinstance(protection, Mapping) and all(isinstance(key, int) for key in protection)
-    if by_port:
-        unknown = set(protection) - {listener.get("port") for listener in listeners}
-        if unknown:
-            place = Problem(
-                "listeners", f"no listener has port {min(unknown)}: expected one that is configured"
-            )
-            raise ConfigError("", [place])
-    result = []
-    for listener in listeners:
-        wanted = given.get(listener.get("port"), given.get(str(listener.get("port")))) if by_port else given
-        result.append(listener if wanted is None else {**listener, "protection": as_table(wanted)})
-    return result
-
-
-def _held_route(route: ResolveRoute | Mapping[str, Any]) -> HeldRoute:
-    if isinstance(route, Mapping):
-        given = as_table(plain(route))
-        upstreams = msgspec.convert(given.pop("upstreams", ()), tuple[Upstream, ...])
-        route = ResolveRoute(upstreams=upstreams, **given)
-    identity = None
-    if route.cert_chain is not None and route.private_key is not None:
-        identity = Identity(_pem(route.cert_chain), _pem(route.private_key))
-    elif route.cert_chain is not None or route.private_key is not None:
-        raise ValueError("cert_chain and private_key belong together")
-    return HeldRoute(route.upstreams, route.terminate_tls, identity, route.http2)
-
-
-def _pem(text: str | bytes) -> bytes:
-    return text.encode("ascii") if isinstance(text, str) else bytes(text)
+        return live_pid(runtime_dir) is not None
+    except RuntimeDirError:
+        return False

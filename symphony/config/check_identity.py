@@ -7,7 +7,8 @@ from symphony.config.problem import Problem, SharedWarnings
 from symphony.config.wording import quoted
 from symphony.protection.cidr import CidrError, parse_network
 
-_CARRIERS = ("proxy_protocol_v2", "x_forwarded_for")
+FINGERPRINT_CARRIERS = ("proxy_protocol_v2", "x_forwarded_for")
+"""The values of `source_address_header` that have a place for fingerprints."""
 
 
 def check_client_header(route: Route, place: str, problems: list[Problem]) -> None:
@@ -19,8 +20,8 @@ def check_client_header(route: Route, place: str, problems: list[Problem]) -> No
     key = f"{place}.forward_fingerprint"
     if len(set(prints)) < len(prints):
         problems.append(Problem(key, "names a fingerprint twice: expected each once"))
-    if route.source_address_header not in _CARRIERS:
-        expected = " or ".join(quoted(name) for name in _CARRIERS)
+    if route.source_address_header not in FINGERPRINT_CARRIERS:
+        expected = " or ".join(quoted(name) for name in FINGERPRINT_CARRIERS)
         text = (
             f"means nothing with source_address_header = {quoted(route.source_address_header)}, which has no place "
             f"for a fingerprint: expected source_address_header = {expected}"

@@ -6,7 +6,6 @@ they are written, files by their path, and checks by the digest of what was read
 
 from __future__ import annotations
 
-import hashlib
 import os
 from datetime import datetime
 
@@ -131,9 +130,9 @@ class Credentials:
         _sort_in(findings, {Part.CHAIN: bundle}, errors, warnings)
         if errors:
             return _Answer("", tuple(errors), tuple(warnings))
-        mark = b"\1" if mtls.require_client_cert else b"\0"
-        digest = hashlib.sha256(mark + bundle.content).hexdigest()
-        self.client_authorities.setdefault(digest, ClientAuthority(bundle.content, mtls.require_client_cert))
+        authority = ClientAuthority(bundle.content, mtls.require_client_cert)
+        digest = authority.digest
+        self.client_authorities.setdefault(digest, authority)
         return _Answer(digest, (), tuple(warnings))
 
     def _part(

@@ -43,6 +43,11 @@ class ClientAuthority(Struct, frozen=True, array_like=True):
     ca_pem: bytes
     required: bool
 
+    @property
+    def digest(self) -> str:
+        """What snapshots name it by."""
+        return hashlib.sha256((b"\1" if self.required else b"\0") + self.ca_pem).hexdigest()
+
 
 class TlsPolicy(Struct, frozen=True, array_like=True):
     """What makes one TLS context: an identity, a client authority ("" for none) and the ALPN offer.

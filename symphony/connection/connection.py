@@ -33,7 +33,7 @@ from symphony.connection import admission, identity
 from symphony.connection.access_log import Entry
 from symphony.connection.admission import Admission
 from symphony.connection.connector import Connector
-from symphony.connection.held import Held
+from symphony.connection.held import Held, waiting_fingerprints
 from symphony.connection.introduction import Introduction
 from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
@@ -49,7 +49,7 @@ from symphony.routing.suspension import Suspension
 from symphony.routing.upstream import UpstreamSlot
 from symphony.tls import client_hello, library
 from symphony.tls.context import RouteContext
-from symphony.tls.fingerprint import Fingerprints
+from symphony.tls.fingerprint import Fingerprints, told
 from symphony.tls.library import WANT_READ, WANT_WRITE, do_handshake
 
 FIRST_PEEK = 4096
@@ -341,6 +341,8 @@ class Connection:
         """Go on after having been held: to a handshake with `context`, or (None) through to the route's upstreams."""
         host = self._state.host
         self._route = route
+        if route.forward_fingerprint:
+            self.fingerprints = waiting_fingerprints(self._client)
         if self._entry is not None:
             self._entry.held_until = host.loop.time()
         host.unwatch_hangup(self._fd)
@@ -426,7 +428,7 @@ class Connection:
             self.id,
             self.server_name,
             self._session,
-            identity.fingerprints_told(self.fingerprints, route.forward_fingerprint),
+            told(self.fingerprints, route.forward_fingerprint),
         )
         self._connector = introduction = Introduction(
             self._state, upstream, slot, self._connected, self._not_connected
@@ -446,7 +448,7 @@ class Connection:
             self._relay = relay = PassthroughRelay(state.host, self, self._client, upstream, seat.silence)
             relay.start()
         elif route.rewrites_http:
-            prints = identity.fingerprints_told(self.fingerprints, route.forward_fingerprint)
+            prints = told(self.fingerprints, route.forward_fingerprint)
             fields = identity.request_fields(self.peer[0], "https", prints)
             self._relay = rewriting = HttpRelay(
                 state.host, self, session, self._client, upstream, seat.silence, fields

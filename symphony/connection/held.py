@@ -19,7 +19,7 @@ from symphony.routing.plan import PlannedRoute
 from symphony.routing.suspension import Suspension
 from symphony.tls import client_hello
 from symphony.tls.context import RouteContext
-from symphony.tls.fingerprint import ja3, ja4
+from symphony.tls.fingerprint import Fingerprints, told
 
 PAGE = 50
 """Connections in one page of a list: their fingerprints take milliseconds, in which nothing else is served."""
@@ -81,7 +81,7 @@ class Held:
         """What is told of it."""
         connection = self.connection
         name = connection.server_name
-        prints = _fingerprints(self.sock)
+        prints = told(waiting_fingerprints(self.sock))
         return Suspended(
             id=connection.id,
             listener=self.listener,
@@ -156,16 +156,16 @@ class HoldTable:
             self._events.publish(Released(connection_id, how))
 
 
-def _fingerprints(sock: socket.SocketType) -> tuple[str, str]:
-    """JA3 and JA4 of the ClientHello that waits in `sock`; "" where it has none."""
+def waiting_fingerprints(sock: socket.SocketType) -> Fingerprints | None:
+    """Those of the ClientHello that waits in the socket of a held connection; None when it is not there any more."""
     wanted = 4096
     try:
         while True:
             hello = client_hello.parse(sock.recv(wanted, socket.MSG_PEEK))
             if isinstance(hello, client_hello.ClientHello):
-                return ja3(hello)[1], ja4(hello)
+                return Fingerprints(hello)
             if hello.needed <= wanted:
-                return "", ""
+                return None
             wanted = hello.needed
     except (OSError, client_hello.ClientHelloError):
-        return "", ""  # the client has just gone, or a field that only fingerprints need is broken
+        return None  # the client has just gone

@@ -15,24 +15,12 @@ from symphony.relay import proxy_tlv
 from symphony.relay.http_head import identity_fields
 from symphony.relay.proxy_protocol import Address, Tlv, encode_v1, encode_v2
 from symphony.tls import library
-from symphony.tls.client_hello import MalformedClientHello
-from symphony.tls.fingerprint import Fingerprints
 
 MAX_COMMON_NAME = 1024
 """Bytes; RFC 5280 allows 64 characters. A longer one is not passed on."""
 
 log = get_logger("identity")
 _cut_chains = Throttle(1.0)
-
-
-def fingerprints_told(found: Fingerprints | None, wanted: tuple[str, ...]) -> tuple[str, str]:
-    """JA3 and JA4, each empty unless `wanted` names it (``ja3``, ``ja4``), or where a hello has none."""
-    if found is None or not wanted:
-        return "", ""
-    try:
-        return found.ja3 if "ja3" in wanted else "", found.ja4 if "ja4" in wanted else ""
-    except MalformedClientHello:
-        return "", ""
 
 
 def request_fields(address: str, scheme: str, fingerprints: tuple[str, str] = ("", "")) -> bytes:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from OpenSSL import SSL
 
 from symphony.config.check import check_upstream
+from symphony.config.check_identity import FINGERPRINT_CARRIERS
 from symphony.config.model import UdsUpstream, Upstream
 from symphony.config.problem import Problem, Severity
 from symphony.config.snapshot import ClientAuthority, Identity, TlsPolicy
@@ -22,6 +23,7 @@ from symphony.connection.held import FORWARDED, Held, HoldTable
 from symphony.mailbox.envelope import Refused
 from symphony.messages.held import HeldResolved, HeldRoute, ResolveHeld
 from symphony.observe.reasons import Reason
+from symphony.routing.plan import PlannedRoute
 from symphony.routing.pool import UpstreamPool
 from symphony.tls.context import RouteContext
 from symphony.tls.identity import examine_identity
@@ -67,27 +69,26 @@ class Resolutions:
         terminate = wanted.terminate_tls
         if terminate is None:
             terminate = held.route.terminate_tls or wanted.identity is not None
-        if held.route.rewrites_http and not terminate:
-            raise _NotUsable(
-                "the route's x_forwarded_for cannot be set on a connection that is passed through"
-            )
+        route = held.route.resolved(terminate, wanted.source_address_header, wanted.forward_fingerprint)
+        _check_header(route)
         if not terminate:
-            if wanted.identity is not None or wanted.http2:
+            if wanted.identity is not None or wanted.http2 or wanted.authority is not None:
                 raise _NotUsable(
-                    "a certificate or http2 means nothing for a connection that is passed through"
+                    "a certificate, client certificates or http2 mean nothing for a connection that is passed through"
                 )
-            return self._release(held, upstreams, None)
+            return self._release(held, route, upstreams, None)
         policy, identity, authority = _tls(held, wanted)
-        if held.route.rewrites_http and policy.http2:
+        if route.rewrites_http and policy.http2:
             raise _NotUsable("the route's x_forwarded_for cannot be set on HTTP/2 requests")
         context = self._known(held, policy)
         if context is None:
-            return self._forward_with(held, upstreams, policy, identity, authority)
-        return self._release(held, upstreams, context)
+            return self._forward_with(held, route, upstreams, policy, identity, authority)
+        return self._release(held, route, upstreams, context)
 
     async def _forward_with(
         self,
         held: Held,
+        route: PlannedRoute,
         upstreams: tuple[Upstream, ...],
         policy: TlsPolicy,
         identity: Identity,
@@ -106,7 +107,7 @@ class Resolutions:
                     self._contexts.popitem(last=False)
         if self._table.find(held.connection.id) is not held:
             return _UNKNOWN  # left, expired or resolved by somebody else meanwhile
-        return self._release(held, upstreams, context)
+        return self._release(held, route, upstreams, context)
 
     def _known(self, held: Held, policy: TlsPolicy) -> RouteContext | None:
         own = held.suspension.tls[held.column]
@@ -119,9 +120,12 @@ class Resolutions:
             self._contexts.move_to_end(policy)
         return context
 
-    def _release(self, held: Held, upstreams: tuple[Upstream, ...], context: RouteContext | None) -> Answer:
-        balancer = self._pool.balancer(upstreams) if upstreams else held.route.balancer
-        self._table.forward(held, held.route.resolved(balancer, context is not None), context)
+    def _release(
+        self, held: Held, route: PlannedRoute, upstreams: tuple[Upstream, ...], context: RouteContext | None
+    ) -> Answer:
+        if upstreams:
+            route.balancer = self._pool.balancer(upstreams)
+        self._table.forward(held, route, context)
         return HeldResolved(FORWARDED)
 
 
@@ -140,6 +144,19 @@ def _checked(upstreams: Iterable[Upstream]) -> tuple[Upstream, ...]:
     return found
 
 
+def _check_header(route: PlannedRoute) -> None:
+    if route.rewrites_http and not route.terminate_tls:
+        raise _NotUsable("the route's x_forwarded_for cannot be set on a connection that is passed through")
+    if (
+        route.forward_fingerprint
+        and not route.rewrites_http
+        and route.proxy_header not in FINGERPRINT_CARRIERS
+    ):
+        raise _NotUsable(
+            "there is no place for a fingerprint: it takes source_address_header = proxy_protocol_v2 or x_forwarded_for"
+        )
+
+
 def _tls(held: Held, wanted: HeldRoute) -> tuple[TlsPolicy, Identity, ClientAuthority | None]:
     column = held.column
     own = held.suspension.tls[column] if 0 <= column < len(held.suspension.tls) else None
@@ -153,10 +170,10 @@ def _tls(held: Held, wanted: HeldRoute) -> tuple[TlsPolicy, Identity, ClientAuth
         )
     policy = TlsPolicy(
         own.policy.identity if wanted.identity is None else identity.digest,
-        own.policy.client_authority,
+        own.policy.client_authority if wanted.authority is None else wanted.authority.digest,
         own.policy.http2 if wanted.http2 is None else wanted.http2,
     )
-    return policy, identity, own.authority
+    return policy, identity, own.authority if wanted.authority is None else wanted.authority
 
 
 def _build(policy: TlsPolicy, identity: Identity, authority: ClientAuthority | None) -> RouteContext:
@@ -166,4 +183,6 @@ def _build(policy: TlsPolicy, identity: Identity, authority: ClientAuthority | N
     try:
         return RouteContext(policy, identity, authority)
     except (ValueError, TypeError, SSL.Error):
-        raise _NotUsable("OpenSSL does not take the certificate and its key") from None
+        raise _NotUsable(
+            "OpenSSL does not take the certificate, its key, or the clients' authorities"
+        ) from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from symphony.config.model import Upstream
-from symphony.config.snapshot import Identity
+from symphony.config.model import Fingerprint, SourceAddressHeader, Upstream
+from symphony.config.snapshot import ClientAuthority, Identity
 from symphony.messages.events import Suspended
 
 
@@ -29,13 +29,16 @@ class HeldRoute(Struct, frozen=True, array_like=True):
     """Where a held connection is to go. What is left out is as the suspended route says.
 
     An `identity` of its own is there to decrypt with, unless `terminate_tls` contradicts it, which is refused. Clients
-    are asked for certificates as the suspended route says all the same.
+    are asked for certificates as the suspended route says, whatever the `identity`, but for an `authority` given.
     """
 
     upstreams: tuple[Upstream, ...] = ()
     terminate_tls: bool | None = None
     identity: Identity | None = None
     http2: bool | None = None
+    source_address_header: SourceAddressHeader | None = None
+    forward_fingerprint: tuple[Fingerprint, ...] | None = None
+    authority: ClientAuthority | None = None
 
 
 class ResolveHeld(Struct, frozen=True, array_like=True, tag=True):

@@ -14,7 +14,7 @@ from copy import copy
 from OpenSSL import SSL
 from structlog import get_logger
 
-from symphony.config.model import UpstreamMode
+from symphony.config.model import Fingerprint, SourceAddressHeader, UpstreamMode
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.observe.counters import CounterPage
 from symphony.observe.records import RecordArea, RecordBook, RouteRecord
@@ -76,19 +76,29 @@ class PlannedRoute:
         self.terminate_tls = entry.terminate_tls
         self.rate = entry.rate
         self.burst = entry.burst
-        header = entry.source_address_header
-        self.rewrites_http = header == "x_forwarded_for"
-        self.proxy_header = header if header in ("proxy_protocol", "proxy_protocol_v2") else None
+        self._tell_by(entry.source_address_header)
         self.forward_fingerprint = entry.forward_fingerprint
         self.suspension = suspension
 
-    def resolved(self, balancer: Balancer, terminate_tls: bool) -> PlannedRoute:
-        """The same route with another way to go, for one connection that was held."""
+    def resolved(
+        self,
+        terminate_tls: bool,
+        header: SourceAddressHeader | None = None,
+        fingerprints: tuple[Fingerprint, ...] | None = None,
+    ) -> PlannedRoute:
+        """The same route with another way to go, for one connection that was held; None leaves what it says."""
         route = copy(self)
-        route.balancer = balancer
         route.terminate_tls = terminate_tls
         route.suspension = None
+        if header is not None:
+            route._tell_by(header)
+        if fingerprints is not None:
+            route.forward_fingerprint = fingerprints
         return route
+
+    def _tell_by(self, header: SourceAddressHeader) -> None:
+        self.rewrites_http = header == "x_forwarded_for"
+        self.proxy_header = header if header in ("proxy_protocol", "proxy_protocol_v2") else None
 
 
 class Plan:

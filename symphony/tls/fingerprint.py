@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from struct import pack
 
 from symphony.config.wording import quoted
@@ -74,6 +75,16 @@ class Fingerprints:
     def known(self) -> tuple[str, str]:
         """JA3 and JA4 as far as they have been asked for, "" for one that has not."""
         return self._ja3, self._ja4
+
+
+def told(found: Fingerprints | None, wanted: Collection[str] = ("ja3", "ja4")) -> tuple[str, str]:
+    """JA3 and JA4, each empty unless `wanted` names it (``ja3``, ``ja4``), or where a hello has none."""
+    if found is None or not wanted:
+        return "", ""
+    try:
+        return found.ja3 if "ja3" in wanted else "", found.ja4 if "ja4" in wanted else ""
+    except MalformedClientHello:
+        return "", ""
 
 
 def ja3(hello: ClientHello) -> tuple[str, str]:

@@ -128,3 +128,94 @@ def test_it_serves_from_there(fresh: Path, tmp_path: Path) -> None:
             process.kill()
             process.wait(10)
         shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+USER_PROGRAM = '''
+"""A program that uses the whole interface, as a type checker sees it."""
+
+import asyncio
+from pathlib import Path
+
+from symphony import (
+    ActorChanged,
+    Blocked,
+    BlockedReport,
+    Certificate,
+    Config,
+    ConfigError,
+    Listener,
+    NotRunning,
+    PenaltyBox,
+    Protection,
+    RateLimit,
+    Released,
+    ResolveRoute,
+    Route,
+    RouteRefused,
+    Status,
+    SubscriberTooSlow,
+    Suspended,
+    SymphonyProxy,
+    TcpUpstream,
+    Telemetry,
+    UdsUpstream,
+    UnknownConnection,
+)
+
+
+async def main() -> None:
+    certificate = Certificate(cert_chain_file="cert.pem", private_key_file="key.pem")
+    protection = Protection(rate_limit=RateLimit(connections_per_second=5), penalty_box=PenaltyBox())
+    listener = Listener(port=8443, default_cert=certificate, protection=protection)
+    route = Route(sni="", upstreams=(UdsUpstream(path="a.sock"),), listeners=("0.0.0.0:8443",))
+    async with SymphonyProxy(Config(listeners=(listener,), routes=(route,))) as proxy:
+
+        async def decide(connection: Suspended) -> None:
+            try:
+                await proxy.resolve_connection(connection.id, ResolveRoute(terminate_tls=True), must_exist=True)
+                await proxy.resolve_connection(connection.id, route)
+                await proxy.resolve_connection(connection.id, {"http2": False})
+                held: bool = await proxy.resolve_connection(connection.id, None)
+                print(held)
+            except (ConfigError, RouteRefused, UnknownConnection, NotRunning) as error:
+                print(error)
+
+        def failed(error: Exception) -> None:
+            print(error)
+
+        proxy.on("suspended", decide)
+        proxy.on("error", failed)
+        proxy.on("ready", lambda _: None)
+        proxy.on("blocked", print)
+        proxy.on("suspended", failed)  # type: ignore[call-overload]
+        proxy.on("nonsense", print)  # type: ignore[call-overload]
+        version: int = await proxy.update_config(routes=[route], protection={8443: protection})
+        version = await proxy.update_config(routes=Path("other.toml"))
+        telemetry: Telemetry = await proxy.metrics()
+        report: BlockedReport = await proxy.blocked_ips()
+        status: Status = await proxy.status()
+        print(version, telemetry.totals.accepted, report.sources, status.routes, TcpUpstream(host="a", port=1))
+        try:
+            async for event in proxy.events(limit=100):
+                match event:
+                    case Suspended() | Released():
+                        print(event.id)
+                    case Blocked():
+                        print(event.ip)
+                    case ActorChanged():
+                        print(event.name)
+        except SubscriberTooSlow:
+            pass
+    async with SymphonyProxy.attach("/run/symphony") as other:
+        await other.wait_closed()
+
+
+asyncio.run(main())
+'''
+
+
+def test_a_program_that_uses_it_passes_a_strict_type_checker(fresh: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(USER_PROGRAM)
+    command = (sys.executable, "-m", "mypy", "--strict", "--warn-unreachable", "program.py")
+    said = run(*command, "--python-executable", fresh / "python", "--cache-dir", tmp_path / "c", cwd=tmp_path)
+    assert "Success: no issues found in 1 source file" in said

@@ -197,7 +197,7 @@ async def test_held_connections_are_decided_by_handlers(made: MadeCertificate) -
             assert not await proxy.resolve_connection("0-nothing-1", None)
             with pytest.raises(UnknownConnection):
                 await proxy.resolve_connection("0-nothing-1", None, must_exist=True)
-            with pytest.raises(ValueError, match="belong together"):
+            with pytest.raises(ConfigError, match="cert: has a certificate chain but no key"):
                 await proxy.resolve_connection("0-nothing-1", {"cert_chain": "x"})
 
 
