@@ -1,8 +1,8 @@
 """An acceptor: accepts connections on its own listening sockets and carries them to the upstreams.
 
 It takes snapshots from the registry's mailbox and goes on with what it has while the registry is away; one that starts
-while the registry is silent begins with the snapshot on disk. Limits it asks of the rate limiter, load of the CPU
-sampler; neither is waited for.
+while the registry is silent begins with the snapshot on disk. Limits of routes it asks of the rate limiter, load of the
+CPU sampler; neither is waited for.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ from symphony.observe.events import EventHub
 from symphony.observe.reasons import Reason
 from symphony.observe.record_reader import read_records
 from symphony.observe.records import RecordArea
-from symphony.protection.hold_cells import SharedHolds
+from symphony.protection.hold_cells import Holds
 from symphony.protection.limiter import RouteLimiter
 from symphony.protection.source_gate import SourceGate
+from symphony.protection.source_store import SourceStore
+from symphony.protection.sources import SourceTable
 from symphony.relay.host import RelayHost, owner_of
 from symphony.relay.sockets import shut_reading
 from symphony.routing.affinity import AffinityTable
@@ -93,7 +95,7 @@ class AcceptorSettings:
     `sockets` maps a listener's id to its listening sockets, at least one per acceptor; `addresses` to its address as
     bound; `pages` and `names` have one entry per acceptor of its generation, and `index` is this acceptor's place among
     them. Pages of earlier generations that are not gone yet may follow. `tenure` (None: it holds the sockets) says
-    what the generation may do with them.
+    what the generation may do with them. `sources` (None: nobody else's) is what all acceptors know of sources.
     """
 
     runtime_dir: str
@@ -107,6 +109,7 @@ class AcceptorSettings:
     closed_upstreams: RecordArea | None = None
     closed_routes: RecordArea | None = None
     affinity: AffinityTable | None = None
+    sources: SourceStore | None = None
     registry: str = "route-registry"
     limiter: str = "rate-limiter"
     sampler: str = "cpu-sampler"
@@ -150,9 +153,10 @@ class Acceptor(Actor):
         self._registry.on_up = self._subscribe_routes
         self._registry.on_push = self._take_routes
         self._limiter = client(settings.limiter, LimiterReply)
-        holds = SharedHolds(settings.index, [page.holds for page in settings.pages])
+        holds = Holds(settings.index, [page.holds for page in settings.pages])
+        table = SourceTable(settings.sources or SourceStore(), holds)
         alone = partial(self._note, DECIDED_ALONE)
-        self._gate = SourceGate(self._limiter, len(settings.names), holds, alone)
+        self._gate = SourceGate(self._limiter, len(settings.names), table, alone)
         self._seats = [
             ListenerSeat(
                 id,

@@ -34,6 +34,7 @@ from symphony.api.telemetry import TelemetrySource
 from symphony.config.model import Admin
 from symphony.host.activation import PassedSocket
 from symphony.observe.counters import CounterPage
+from symphony.protection.source_store import SourceStore
 from symphony.routing.affinity import AffinityTable
 from symphony.tls.context import BaseContext
 
@@ -56,7 +57,8 @@ class Blueprint:
 
     `runtime_dir` is where its processes find each other, `public_dir` where everybody else finds the tree that serves.
     `demo_path` is the demo upstream's socket, None for no demo; `passed` are the service manager's sockets; `base` is
-    what lets sessions resume in every acceptor; `affinity` is where they remember clients together.
+    what lets sessions resume in every acceptor; `affinity` is where they remember clients together, and `sources` what
+    source addresses have done.
     """
 
     config_file: str
@@ -68,6 +70,7 @@ class Blueprint:
     passed: tuple[PassedSocket, ...] = ()
     base: BaseContext = field(default_factory=BaseContext)
     affinity: AffinityTable = field(default_factory=AffinityTable)
+    sources: SourceStore = field(default_factory=SourceStore)
 
 
 def compose_tree(
@@ -91,7 +94,7 @@ def _state_group(blueprint: Blueprint) -> GroupSpec:
     runtime_dir = blueprint.runtime_dir
     registry_settings = RegistrySettings(runtime_dir, blueprint.config_file, blueprint.overrides)
     registry = partial(run_route_registry, settings=registry_settings)
-    limiter = partial(run_rate_limiter, settings=LimiterSettings(runtime_dir))
+    limiter = partial(run_rate_limiter, settings=LimiterSettings(runtime_dir, sources=blueprint.sources))
     sampler = partial(run_cpu_sampler, settings=SamplerSettings(runtime_dir))
     return _group(
         "state",
@@ -139,6 +142,7 @@ def acceptor_group(
             closed_upstreams=generation.closed_upstreams,
             closed_routes=generation.closed_routes,
             affinity=blueprint.affinity,
+            sources=blueprint.sources,
         )
         run = partial(run_acceptor, settings=settings)
         shutdown_s = time_to_stop(drain_timeout_s)

@@ -1,8 +1,9 @@
 """One connection's way past its listener's guard.
 
-Two things are found out at the same time: what the ClientHello says, which the client may send when it likes, and what
-the rate limiter says of the source, at once or within 50 ms. Whichever comes last decides. When both refuse, the reason
-is the one that comes first in this order: penalty box, fingerprints, server name, buckets, connections open at once.
+Two things are found out: what the ClientHello says, which the client may send when it likes, and what the source may
+do, which is nearly always known at once, and within 50 ms otherwise. Whichever comes last decides. When both refuse,
+the reason is the one that comes first in this order: penalty box, fingerprints, server name, buckets, connections open
+at once.
 
 A refusal ends the connection as soon as nothing that comes before it can still be found. A source that is out of tokens
 is not given all the time of a handshake for its ClientHello, though: it has :data:`HELLO_GRACE_S`.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from symphony.messages.limiter import LimiterReply
 from symphony.observe.reasons import Reason
 from symphony.protection.cidr import pack_address, source_key
 from symphony.protection.guard import Guard, Standing
@@ -46,7 +46,7 @@ class Guarded(Protocol):
         """End."""
 
     def wait_for_limiter(self) -> None:
-        """Watch nothing: the limiter has to be heard first."""
+        """Watch nothing: what the source may do has to be known first."""
 
     def wait_at_most(self, seconds: float) -> None:
         """End when the ClientHello does not come within `seconds`."""
@@ -79,13 +79,24 @@ def recount(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
 class Admission:
     """What is known so far of a connection that is on no list of networks."""
 
-    __slots__ = ("_connection", "_guard", "_hello", "_key", "_refusal", "_sources", "_verdict", "_waits")
+    __slots__ = (
+        "_cell",
+        "_connection",
+        "_guard",
+        "_hello",
+        "_key",
+        "_refusal",
+        "_sources",
+        "_verdict",
+        "_waits",
+    )
 
     def __init__(self, connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
         self._connection = connection
         self._guard = guard
         self._sources = sources
         self._key = b""
+        self._cell = -1
         self._verdict: Verdict | None = None if guard.limited else _ADMITTED
         self._hello: ClientHello | None = None
         self._refusal: Reason | None = None
@@ -99,17 +110,12 @@ class Admission:
     def ask(self, key: bytes) -> None:
         """Find out about a source; it may be turned away before this returns."""
         self._key = key
-        verdict = self._sources.refusal(key)
-        if verdict is None:
-            self._sources.ask(key, self._answered)
-        else:
-            self._verdict = verdict
-            self._connection.turn_away(_REASONS[verdict])
+        self._sources.ask(key, self._answered)
 
     def hold(self, key: bytes) -> None:
         """Count as open, whatever the limit."""
         self._key = key
-        self._sources.hold(key)
+        self._cell = self._sources.hold(key)
         self._verdict = _HELD
 
     def expect_nothing(self) -> None:
@@ -150,11 +156,11 @@ class Admission:
         """The connection is over, or was never let in."""
         if self._verdict is _HELD:
             self._verdict = None
-            self._sources.release(self._key)
+            self._sources.release(self._key, self._cell)
 
-    def _answered(self, reply: LimiterReply | None) -> None:
+    def _answered(self, verdict: Verdict, cell: int) -> None:
         connection, guard = self._connection, self._guard
-        verdict = self._verdict = self._sources.settle(self._key, reply, not guard.reads)
+        self._verdict, self._cell = verdict, cell
         if connection.is_over:
             self.end()
         elif self.is_settled:

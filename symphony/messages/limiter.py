@@ -1,10 +1,8 @@
-"""The rate limiter's mailbox. Tags are one letter, since one connection in the proxy costs one or two such exchanges.
+"""The rate limiter's mailbox. Tags are one letter, since a connection to a route with a limit costs such an exchange.
 
-Two kinds of question. A route's bucket is asked for by :class:`Acquire`, and its limits travel with the request. The
-sources of a listener are asked for by :class:`Admit`; their limits are told once on each connection, before anything
-else (:class:`Configure`), and the connection itself is the holder of what it was told to hold: when it ends, all of
-that is given back. An acceptor that connects then says what it has open (:class:`Hold`) and what it decided on alone
-(:class:`Count`).
+A route's bucket is asked for by :class:`Acquire`, and its limits travel with the request. About sources nothing is
+asked: acceptors decide by what they know together. They tell their limits (:class:`Configure`) and what they have open
+(:class:`Hold`), so that somebody can say who is refused. What an acceptor has open is forgotten when it is gone.
 """
 
 from __future__ import annotations
@@ -12,8 +10,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from symphony.mailbox.envelope import Refused
-from symphony.protection.penalty import SourceLimits, Verdict
-from symphony.protection.sources import BlockedSource
+from symphony.protection.census import BlockedSource
+from symphony.protection.penalty import SourceLimits
 
 
 class Acquire(Struct, frozen=True, array_like=True, tag="A"):
@@ -27,23 +25,6 @@ class Acquire(Struct, frozen=True, array_like=True, tag="A"):
     burst: float
 
 
-class Admit(Struct, frozen=True, array_like=True, tag="S", gc=False):
-    """May one more connection of a source in? Answered by :class:`Ruling` or :class:`Holding`.
-
-    `key` is as :func:`symphony.protection.cidr.source_key` makes it. The answer counts for this connection.
-    """
-
-    listener: str
-    key: bytes
-
-
-class Release(Struct, frozen=True, array_like=True, tag="E", gc=False):
-    """A connection that was answered by :class:`Holding` is over. No reply."""
-
-    listener: str
-    key: bytes
-
-
 class Configure(Struct, frozen=True, array_like=True, tag="C"):
     """The limits of all listeners, by id, as of snapshot `version`; an older one than is known changes nothing.
 
@@ -55,27 +36,10 @@ class Configure(Struct, frozen=True, array_like=True, tag="C"):
 
 
 class Hold(Struct, frozen=True, array_like=True, tag="H"):
-    """The sender has these connections open besides those it was told to hold: (key, how many). No reply."""
+    """The sender has so many connections open of each of these sources now: (key, how many). No reply."""
 
     listener: str
     counts: tuple[tuple[bytes, int], ...]
-
-
-class Attempts(Struct, frozen=True, array_like=True, gc=False):
-    """So many connections of a source from the time `first` to the time `last`, and how many of them were let in."""
-
-    key: bytes
-    times: int
-    let_in: int
-    first: float
-    last: float
-
-
-class Count(Struct, frozen=True, array_like=True, tag="T"):
-    """Connections that were decided on without asking. No reply."""
-
-    listener: str
-    attempts: tuple[Attempts, ...]
 
 
 class ListBlocked(Struct, frozen=True, array_like=True, tag="B"):
@@ -98,26 +62,6 @@ class Denied(Struct, frozen=True, array_like=True, tag="D"):
     retry_after: float
 
 
-class Ruling(Struct, frozen=True, array_like=True, tag="V", gc=False):
-    """What becomes of a connection. The source is refused until the time `until` at least; 0.0 when not known.
-
-    Times are of :func:`time.monotonic`, as everywhere in this mailbox.
-    """
-
-    verdict: Verdict
-    until: float
-
-
-class Holding(Struct, frozen=True, array_like=True, tag="O", gc=False):
-    """The connection is admitted, and counts as open until its :class:`Release`.
-
-    It repeats the question, so that an answer which comes too late can be given back.
-    """
-
-    listener: str
-    key: bytes
-
-
 class BlockedSources(Struct, frozen=True, array_like=True, tag="K"):
     """The sources that would be refused now, and how many more there are."""
 
@@ -128,8 +72,7 @@ class BlockedSources(Struct, frozen=True, array_like=True, tag="K"):
 class LimiterDescription(Struct, frozen=True, array_like=True, tag="L"):
     """How many buckets are kept, and how many requests were answered either way since the limiter started.
 
-    `sources` are remembered, `held` connections are counted as open, and `turned_away` were refused because there
-    was no room to count their source.
+    `sources` are remembered, and `held` connections are counted as open where their number is limited.
     """
 
     buckets: int
@@ -137,8 +80,7 @@ class LimiterDescription(Struct, frozen=True, array_like=True, tag="L"):
     denied: int
     sources: int = 0
     held: int = 0
-    turned_away: int = 0
 
 
-LimiterRequest = Acquire | Admit | Release | Configure | Hold | Count | ListBlocked | DescribeLimiter
-LimiterReply = Granted | Denied | Ruling | Holding | BlockedSources | LimiterDescription | Refused
+LimiterRequest = Acquire | Configure | Hold | ListBlocked | DescribeLimiter
+LimiterReply = Granted | Denied | BlockedSources | LimiterDescription | Refused

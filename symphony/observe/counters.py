@@ -25,11 +25,11 @@ BYTES_DOWN = 3
 HANDSHAKES = 4
 RESUMED = 5
 DECIDED_ALONE = 6
-"""Connections of limited sources that were decided on without the rate limiter's answer."""
+"""Connections of limited sources that an acceptor decided on alone."""
 ROUTE_DECIDED_ALONE = 7
-"""Connections of limited routes, likewise."""
+"""Connections of limited routes that were decided on without the rate limiter's answer."""
 ROUTE_DENIED = 8
-"""Connections of limited routes that were refused, by whichever of the two."""
+"""Connections of limited routes that were refused, by the rate limiter or without it."""
 
 HANDSHAKE_TIME = 9
 """A histogram of the time from accept to the end of the handshake."""
@@ -107,7 +107,7 @@ class CounterPage:
             self.values[slot + 1] = 0
         self.upstreams.forget_active()
         self.routes.forget_active()
-        self.holds.clear()
+        self.holds.claim()
 
     def errors(self) -> dict[str, int]:
         """How many connections each reason ended; reasons that never did are left out."""

@@ -347,7 +347,7 @@ def _limits(telemetry: Telemetry) -> Iterator[Metric]:
     limits = telemetry.totals.limits
     yield _sums(
         "limits_decided_alone",
-        "Connections whose limits acceptors applied without the rate limiter's answer, by kind of limit.",
+        "Connections whose limits acceptors applied alone, by kind of limit.",
         ("limit",),
         [(("source",), limits.sources_alone), (("route",), limits.routes_alone)],
     )

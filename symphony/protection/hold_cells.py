@@ -1,83 +1,130 @@
-"""Open connections by source where every acceptor can read them, for when the limiter cannot be asked.
+"""Open connections by source where every acceptor can read them.
 
-The limiter knows exactly who has how much open. While it is away, or does not yet know all that acceptors hold, a limit
-on connections open at once must hold all the same. So each acceptor also counts what it holds in memory that all of
-them share, made before the fork, one page for each. A page has no keys: a source is counted in two cells, chosen by
-its hash, and has at most as much open as the emptier of the two says over all pages. That may be too much when others
-share both cells, and is never too little. Each acceptor counts before it looks, so that two which decide at once may
-both refuse, but never both let in one that is too many.
+Each acceptor counts what it holds in memory that all of them share, made before the fork: a page for each acceptor,
+with a cell for each place of the source store. A source has as much open as its cells say, over all pages. Only the
+owner of a page writes to it, but for the page of a process that is gone. That is found by a lock which an acceptor has
+on its page for as long as it lives: whoever gets it clears the page.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import time
 from collections.abc import Sequence
 
-CELLS = 1 << 17
-"""In each of the two rows. With 10,000 sources open, one in 150 shares both its cells with others."""
+from symphony.protection.shared_locks import SharedLocks
+from symphony.protection.source_store import SOURCES, WAYS, sets_for
 
-_MASK = CELLS - 1
-_HEADER = 16
+CELLS = sets_for(SOURCES) * WAYS
+"""In a page, by default: as many as a source store has places."""
+
+LOOK_EVERY_S = 0.05
+"""How often it is looked whether an acceptor is gone, while that matters."""
+
+_HEADER = mmap.PAGESIZE
 _WORD = 4
+_CLAIMED_WITHIN_S = 2.0
+
+_owned: list[HoldCells] = []
+"""Never forgotten: the C library has a list of the locks that a thread holds, and follows it into their memory."""
 
 
 class HoldCells:
-    """One acceptor's page. `times` holds the time up to which it may have decided alone."""
+    """One acceptor's page."""
 
-    __slots__ = ("_memory", "cells", "times")
+    __slots__ = ("_lock", "_memory", "_owner", "cells")
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _HEADER + 2 * CELLS * _WORD)
-        whole = memoryview(self._memory)
-        self.times = whole[:8].cast("d")
-        self.cells = whole[_HEADER:].cast("I")
+    def __init__(self, cells: int = CELLS) -> None:
+        self._memory = mmap.mmap(-1, _HEADER + cells * _WORD)
+        self._lock = SharedLocks(self._memory, 0, 1)
+        self._owner = 0
+        self.cells = memoryview(self._memory)[_HEADER:].cast("I")
 
-    def clear(self) -> None:
-        """Forget all: a new incarnation holds nothing of the old one."""
+    def claim(self) -> None:
+        """Be the owner from now on, who holds nothing of what the last one held.
+
+        Raises RuntimeError when another process is the owner.
+        """
+        if self._owner != os.getpid():
+            deadline = time.monotonic() + _CLAIMED_WITHIN_S
+            while not self._lock.take(0):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the page belongs to another process")
+                time.sleep(0.001)  # somebody clears it
+            self._owner = os.getpid()
+            _owned.append(self)
+        self._clear()
+
+    def clear_if_left(self) -> bool:
+        """Clear the page unless its owner lives; return whether it is clear."""
+        if not self._lock.take(0):
+            return False
         try:
-            self._memory.madvise(
-                mmap.MADV_REMOVE
-            )  # gives the memory back, and touches none that was never used
+            self._clear()
+        finally:
+            self._lock.give_back(0)
+        return True
+
+    def _clear(self) -> None:
+        try:
+            # Gives the memory back, and touches none that was never used.
+            self._memory.madvise(mmap.MADV_REMOVE, _HEADER)
         except OSError:
-            self._memory[:] = bytes(len(self._memory))
+            self._memory[_HEADER:] = bytes(len(self._memory) - _HEADER)
 
 
-class SharedHolds:
-    """The pages of all acceptors, as the one with number `own` uses them.
+class Holds:
+    """The pages of all acceptors, as the one with number `own` uses them."""
 
-    Hashes are the same in all processes, since they are forked from one.
-    """
-
-    __slots__ = ("_cells", "_own_times", "_pages", "_times")
+    __slots__ = ("_cells", "_looked_at", "_others", "_pages")
 
     def __init__(self, own: int, pages: Sequence[HoldCells]) -> None:
-        self._pages = [page.cells for page in pages]
-        self._times = [page.times for page in pages]
-        self._cells = self._pages[own]
-        self._own_times = pages[own].times
+        self._cells = pages[own].cells
+        self._pages = [page for at, page in enumerate(pages) if at != own]
+        self._others = [page.cells for page in self._pages]
+        self._looked_at = 0.0
 
-    def take(self, listener: str, key: bytes) -> None:
-        """Count one more connection of a source."""
-        mixed = hash((listener, key))
-        self._cells[mixed & _MASK] += 1
-        self._cells[CELLS + (mixed >> 20 & _MASK)] += 1
+    @property
+    def size(self) -> int:
+        """How many cells there are."""
+        return min(map(len, (self._cells, *self._others)))
 
-    def give_back(self, listener: str, key: bytes) -> None:
+    def take(self, cell: int, limit: int, now: float) -> bool:
+        """Count one more, unless there are `limit` already.
+
+        It is counted first, so that two which do this at once may both get False, but never both True for the last.
+        """
+        cells = self._cells
+        cells[cell] += 1
+        if self.count(cell) <= limit or (self._clear_the_dead(now) and self.count(cell) <= limit):
+            return True
+        cells[cell] -= 1
+        return False
+
+    def add(self, cell: int) -> None:
+        """Count one more, whatever the limit."""
+        self._cells[cell] += 1
+
+    def give_back(self, cell: int) -> None:
         """Count one less."""
-        mixed = hash((listener, key))
-        self._cells[mixed & _MASK] -= 1
-        self._cells[CELLS + (mixed >> 20 & _MASK)] -= 1
+        self._cells[cell] -= 1
 
-    def count(self, listener: str, key: bytes) -> int:
-        """How many connections a source has open over all acceptors, or more."""
-        mixed = hash((listener, key))
-        first, second = mixed & _MASK, CELLS + (mixed >> 20 & _MASK)
-        return min(sum([page[first] for page in self._pages]), sum([page[second] for page in self._pages]))
+    def count(self, cell: int) -> int:
+        """How many there are over all acceptors."""
+        total = int(self._cells[cell])
+        for cells in self._others:
+            total += cells[cell]
+        return total
 
-    def doubt_until(self, time: float) -> None:
-        """Let all acceptors know that the limiter may lack some of what this one holds, up to `time`."""
-        self._own_times[0] = time
+    def is_free(self, cell: int, now: float) -> bool:
+        """Whether nobody holds anything."""
+        return not self.count(cell) or (self._clear_the_dead(now) and not self.count(cell))
 
-    def in_doubt(self, now: float) -> bool:
-        """Whether the limiter may lack something that an acceptor holds."""
-        return max([times[0] for times in self._times]) > now
+    def _clear_the_dead(self, now: float) -> bool:
+        """Look for owners that are gone, unless it was done just now; return whether there was one."""
+        if now - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = now
+        cleared = [page.clear_if_left() for page in self._pages]
+        return any(cleared)

@@ -1,7 +1,7 @@
 """Connections that count as open, by the process that holds them.
 
-The count of a source is exact over all holders, and a holder that dies gives back all it held at once. Memory is
-bound by the connections that are open, not by the sources that were ever seen.
+It is what the holders have told, and a holder that dies has told nothing. Memory is bound by the connections that are
+open, not by the sources that were ever seen.
 """
 
 from __future__ import annotations
@@ -22,45 +22,27 @@ class Holders:
     def __len__(self) -> int:
         return sum(self._open.values())
 
-    def acquire(self, holder: object, key: HeldKey, limit: int) -> bool:
-        """Count one more connection of `key`, unless it has `limit` already."""
-        count = self._open.get(key, 0)
-        if count >= limit:
-            return False
-        self._open[key] = count + 1
-        held = self._by_holder.get(holder)
-        if held is None:
-            held = self._by_holder[holder] = {}
-        held[key] = held.get(key, 0) + 1
-        return True
-
-    def release(self, holder: object, key: HeldKey) -> bool:
-        """Give one back; False when this holder has none, as after it was dropped."""
-        held = self._by_holder.get(holder)
-        count = 0 if held is None else held.get(key, 0)
-        if held is None or not count:
-            return False
-        if count == 1:
-            del held[key]
+    def put(self, holder: object, key: HeldKey, count: int) -> None:
+        """Take a holder's word that it has `count` open."""
+        held = self._by_holder.setdefault(holder, {})
+        total = self._open.get(key, 0) - held.pop(key, 0) + count
+        if count:
+            held[key] = count
+        if total:
+            self._open[key] = total
         else:
-            held[key] = count - 1
-        self._give_back(key, 1)
-        return True
+            self._open.pop(key, None)
 
     def drop(self, holder: object) -> int:
         """Give back all that `holder` had, which is gone; return how many."""
         held = self._by_holder.pop(holder, {})
         for key, count in held.items():
-            self._give_back(key, count)
+            left = self._open[key] - count
+            if left:
+                self._open[key] = left
+            else:
+                del self._open[key]
         return sum(held.values())
-
-    def add(self, holder: object, key: HeldKey, count: int) -> None:
-        """Take a holder's word that it has `count` more open. The limits play no part: these are open."""
-        self._open[key] = self._open.get(key, 0) + count
-        held = self._by_holder.get(holder)
-        if held is None:
-            held = self._by_holder[holder] = {}
-        held[key] = held.get(key, 0) + count
 
     def count(self, key: HeldKey) -> int:
         """How many connections a source has open."""
@@ -73,10 +55,3 @@ class Holders:
             for (owner, source), count in self._open.items()
             if owner == listener and count >= limit
         ]
-
-    def _give_back(self, key: HeldKey, count: int) -> None:
-        left = self._open[key] - count
-        if left:
-            self._open[key] = left
-        else:
-            del self._open[key]

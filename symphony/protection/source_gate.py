@@ -1,92 +1,86 @@
-"""An acceptor's questions whether a source may connect once more, answered with or without the rate limiter.
+"""An acceptor's way to find out whether a source may connect once more.
 
-While the rate limiter answers, its word counts, and it is exact over all acceptors. When it is down or does not answer
-in time, this acceptor decides alone, and never waits:
+It decides itself, by what all acceptors know together in shared memory (:mod:`symphony.protection.sources`): nobody is
+asked and nobody has to be woken, which would cost more than all the rest of the checks. So it makes no difference to
+sources whether the rate limiter is there.
 
-- Buckets: it keeps buckets of its own with its share of the limits, at least one connection each. They are charged with
-  whatever is let in, also by the limiter's word, so that a source which has used up its limits finds little in them.
-- The penalty box: a source that was told to be in it is remembered.
-- Connections open at once: counted in shared memory (:mod:`symphony.protection.hold_cells`), never more than allowed.
+What is known of a source is guarded by a lock. It is free again within microseconds, or at once when its holder is
+killed; but a holder can be stopped, or be kept from running by others. A connection then waits, 45 ms at most, and
+after that this acceptor decides alone:
 
-What was decided alone is told to the limiter as soon as it listens, and counts there as if it had been asked; what was
-let in beyond a source's limits is owed. So over an outage all acceptors together let in what the limiter would have and
-at most one burst more, or one connection each, and in the long run not even that.
+- By what can be read without the lock: who is in the box, has no token or has too much open is refused.
+- Otherwise by buckets of its own, which have its share of the limits, at least one connection each.
+- Connections open at once are counted in any case; where that is not possible, nobody is let in.
 
-A source that was refused is remembered for as long as that is certain to go on, one second at most, and is then not
-asked for: an attack costs the acceptor a few microseconds for each connection and the limiter next to nothing. What a
-source in the box tries meanwhile is told a few times a second, so that it stays in while it goes on.
+What was decided alone is made up for as soon as the lock is to be had, as if it had been decided under it; what was let
+in beyond a source's limits is owed. So all acceptors together let in what they may and at most one burst more, or one
+connection each, and in the long run not even that.
+
+The rate limiter is told who has how much open, a few times a second at most, so that it can tell who is refused for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
-from msgspec import Struct
+from structlog import get_logger
 
 from symphony.mailbox.client import MailboxClient
-from symphony.messages.limiter import (
-    Admit,
-    Attempts,
-    Configure,
-    Count,
-    Hold,
-    Holding,
-    LimiterReply,
-    Release,
-    Ruling,
-)
-from symphony.protection.hold_cells import SharedHolds
-from symphony.protection.limiter import ANSWER_WITHIN_S
+from symphony.messages.limiter import Configure, Hold
 from symphony.protection.penalty import SourceLimits, Verdict
 from symphony.protection.source_store import SourceStore
-from symphony.protection.sources import SourceTable
+from symphony.protection.sources import NO_CELL, Decision, SourceTable, UnknownListener
 
-REMEMBER_S = 1.0
-SETTLED_AFTER_S = 3.0
-"""So long after a break the limiter has heard from all acceptors, or those that hung have been replaced."""
-
+WAIT_AT_MOST_S = 0.045
+RETRY_S = 0.001
 REPORT_EVERY_S = 0.25
-_OWN_SOURCES = 131_072
-_SHUT_SOURCES = 16_384
+_OWN_SOURCES = 16_384
 _COUNTED_SOURCES = 65_536
 _IN_ONE_MESSAGE = 2000
+_HOLD_TRIES = 20
 _ADMITTED = Verdict.ADMITTED
 _HELD = Verdict.HELD
-_BUCKETS = frozenset({Verdict.RATE_LIMITED, Verdict.SUSTAINED_LIMITED})
+_NO_ROOM: Decision = Verdict.TABLE_FULL, NO_CELL
+
+Answered = Callable[[Verdict, int], None]
+"""Takes what becomes of a connection, and after HELD the cell to release."""
+
+log = get_logger("sources")
 
 
 class SourceGate:
     """One per acceptor.
 
-    `acceptors` processes share the limits; `holds` are the open connections of all of them. `on_alone` is called for
-    each connection that is decided on because there was no answer.
+    `acceptors` processes share the limits; `table` is what they know of sources. `on_alone` is called for each
+    connection that is decided on alone.
     """
 
     def __init__(
         self,
         client: MailboxClient,
         acceptors: int,
-        holds: SharedHolds,
+        table: SourceTable,
         on_alone: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
-        self.holds = holds
+        self.table = table
         self.on_alone = on_alone
         self.clock = clock
-        self.own = SourceTable(SourceStore(_OWN_SOURCES), clock())
+        self.own = SourceTable(SourceStore(_OWN_SOURCES))
         self._acceptors = acceptors
         self._version = 0
         self._listeners: dict[str, ListenerGate] = {}
+        self._unapplied: dict[str, SourceLimits] = {}
+        self._questions: deque[_Question] = deque()
         self._counted: dict[tuple[str, bytes], _Tally] = {}
-        self._unsent: list[Struct] = []
+        self._retrying: asyncio.TimerHandle | None = None
         self._reporting: asyncio.TimerHandle | None = None
         client.on_up = self._connected
-        client.on_down = self._doubt
-        client.on_late = self._give_back
 
     def listener(self, id: str) -> ListenerGate:
         """The gate of one listener; it stays the same while limits change."""
@@ -103,80 +97,122 @@ class SourceGate:
             gate = self.listener(id)
             if each != gate.limits:
                 gate.limits = each
-                gate.shut.clear()
                 self.own.configure(id, share(each, self._acceptors), self.clock())
-        self.send(self._configuration())
+            self._unapplied[id] = each
+        self._apply()
+        self.client.cast(self._configuration())
 
-    def send(self, message: Struct) -> None:
-        """Send what the limiter must not miss; while it is away, :meth:`_connected` makes up for it."""
-        if not self.client.cast(message) and self.client.connected:
-            self._unsent.append(message)
-            self._report_later()
+    def ask_later(self, gate: ListenerGate, key: bytes, answered: Answered) -> None:
+        """Ask again until there is an answer."""
+        self._questions.append(_Question(gate, key, answered, self.clock() + WAIT_AT_MOST_S))
+        self._retry_later()
 
     def count(self, listener: str, key: bytes, now: float, let_in: bool) -> None:
-        """Note a connection that was decided on without the limiter."""
+        """Note a connection that was decided on alone."""
         tally = self._counted.get((listener, key))
         if tally is None:
             if len(self._counted) >= _COUNTED_SOURCES:
                 return
             tally = self._counted[listener, key] = _Tally(now)
-            self._report_later()
         tally.times += 1
         tally.let_in += let_in
         tally.last = now
+        self.report_later()
+
+    def report_later(self) -> None:
+        """See to it that what has changed is told."""
+        if self._reporting is None:
+            self._reporting = asyncio.get_running_loop().call_later(REPORT_EVERY_S, self._report)
 
     def close(self) -> None:
-        """Tell what is left to be told."""
-        if self._reporting is not None:
-            self._reporting.cancel()
-        self._report()
+        """Make up for what was decided alone, and answer nobody any more."""
+        for timer in (self._reporting, self._retrying):
+            if timer is not None:
+                timer.cancel()
+        self._questions.clear()
+        self._make_up()
+
+    def _apply(self) -> None:
+        """Let the limits hold for all, as far as the locks are to be had."""
+        for id in tuple(self._unapplied):
+            if self.table.configure(id, self._unapplied[id], self.clock(), self._version):
+                del self._unapplied[id]
+        if self._unapplied:
+            self._retry_later()
+
+    def _retry_later(self) -> None:
+        if self._retrying is None:
+            self._retrying = asyncio.get_running_loop().call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = None
+        self._apply()
+        for _ in range(len(self._questions)):
+            question = self._questions.popleft()
+            decision = question.gate.decide(question.key)
+            if decision is None:
+                if self.clock() < question.until:
+                    self._questions.append(question)
+                    continue
+                decision = question.gate.decide_alone(question.key)
+            try:
+                question.answered(*decision)
+            except Exception:  # others wait for theirs
+                log.exception("answer_not_taken", listener=question.gate.id)
+        if self._questions:
+            self._retry_later()
 
     def _connected(self) -> None:
-        """Tell a limiter that may know nothing what it has to know, before anything is asked of it."""
-        self._doubt()
-        self._unsent.clear()
+        """Tell a limiter that may know nothing what is open."""
         if self._version:
-            self.send(self._configuration())
+            self.client.cast(self._configuration())
         for gate in self._listeners.values():
-            held = tuple(gate.held.items())
-            for at in range(0, len(held), _IN_ONE_MESSAGE):
-                self.send(Hold(gate.id, held[at : at + _IN_ONE_MESSAGE]))
-        self._report()
-
-    def _doubt(self) -> None:
-        self.holds.doubt_until(self.clock() + SETTLED_AFTER_S)
+            gate.unsaid.update(gate.held)
+        self._tell()
 
     def _configuration(self) -> Configure:
         return Configure(self._version, tuple((gate.id, gate.limits) for gate in self._listeners.values()))
 
-    def _give_back(self, message: LimiterReply) -> None:
-        """Take an answer that came too late: somebody has decided alone meanwhile, and has told so."""
-        if type(message) is Holding:
-            self.send(Release(message.listener, message.key))
-
-    def _report_later(self) -> None:
-        if self._reporting is None:
-            self._reporting = asyncio.get_running_loop().call_later(REPORT_EVERY_S, self._report)
-
     def _report(self) -> None:
         self._reporting = None
+        self._make_up()
+        self._tell()
+        if self._counted:
+            self.report_later()
+
+    def _make_up(self) -> None:
+        for (listener, key), tally in tuple(self._counted.items()):
+            try:
+                if self.table.count(listener, key, tally.times, tally.let_in, tally.first, tally.last):
+                    del self._counted[listener, key]
+            except UnknownListener:
+                pass  # its limits are still to be applied
+
+    def _tell(self) -> None:
         if not self.client.connected:
-            return  # told when it is connected
-        unsent, self._unsent = self._unsent, []
-        for message in unsent:
-            self.send(message)
-        counted, self._counted = self._counted, {}
-        by_listener: dict[str, list[Attempts]] = {}
-        for (listener, key), tally in counted.items():
-            attempts = Attempts(key, tally.times, tally.let_in, tally.first, tally.last)
-            by_listener.setdefault(listener, []).append(attempts)
-        for listener, found in by_listener.items():
-            for at in range(0, len(found), _IN_ONE_MESSAGE):
-                self.send(Count(listener, tuple(found[at : at + _IN_ONE_MESSAGE])))
+            return  # all is told when it is
+        for gate in self._listeners.values():
+            unsaid = tuple(gate.unsaid)
+            for at in range(0, len(unsaid), _IN_ONE_MESSAGE):
+                counts = tuple((key, gate.held.get(key, 0)) for key in unsaid[at : at + _IN_ONE_MESSAGE])
+                if not self.client.cast(Hold(gate.id, counts)):
+                    self.report_later()
+                    return
+                gate.unsaid.difference_update(key for key, _ in counts)
+
+
+@dataclass(slots=True)
+class _Question:
+    """A connection that nobody could decide on yet."""
+
+    gate: ListenerGate
+    key: bytes
+    answered: Answered
+    until: float
 
 
 class _Tally:
-    """What a source tried that the limiter was not asked about."""
+    """What a source tried that was decided on alone."""
 
     __slots__ = ("first", "last", "let_in", "times")
 
@@ -188,123 +224,91 @@ class _Tally:
 class ListenerGate:
     """One listener's part of the gate. `limits` are those of its present configuration.
 
-    `held` is how many connections each source has open here. `shut` maps a source that was refused to the time when
-    to ask again, the time up to which it is known to be refused, and why.
+    `held` is how many connections each source has open here, and `unsaid` the sources for which the limiter is still to
+    be told so.
     """
 
-    __slots__ = ("_gate", "held", "id", "limits", "shut")
+    __slots__ = ("_gate", "held", "id", "limits", "unsaid")
 
     def __init__(self, gate: SourceGate, id: str) -> None:
         self._gate = gate
         self.id = id
         self.limits = SourceLimits()
         self.held: dict[bytes, int] = {}
-        self.shut: dict[bytes, tuple[float, float, Verdict]] = {}
+        self.unsaid: set[bytes] = set()
 
-    def refusal(self, key: bytes) -> Verdict | None:
-        """Why a source is certain to be refused, None when it has to be asked for."""
-        found = self.shut.get(key)
-        if found is None:
-            return None
-        ask_at, until, verdict = found
-        now = self._gate.clock()
-        if now < ask_at or (now < until and not self._gate.client.connected):
-            if verdict is Verdict.PENALTY_BOXED:
-                self._gate.count(self.id, key, now, False)
-            return verdict
-        del self.shut[key]
-        return None
+    def ask(self, key: bytes, answered: Answered) -> None:
+        """Call `answered` with what becomes of one more connection: before this returns, or within 50 ms.
 
-    def ask(self, key: bytes, callback: Callable[[Any], None]) -> None:
-        """Ask the limiter; `callback` gets what :meth:`settle` takes, within 50 ms, or before this returns."""
-        self._gate.client.request(Admit(self.id, key), callback, ANSWER_WITHIN_S)
-
-    def settle(self, key: bytes, reply: LimiterReply | None, remember: bool) -> Verdict:
-        """Return what becomes of the connection that was asked for.
-
-        After HELD, :meth:`release` must follow. `remember` is whether a refusal by a bucket may be told to the
-        source's next connections as well, before anything is known of them.
+        After HELD, :meth:`release` must follow.
         """
-        kind = type(reply)
-        if kind is Holding:
-            return self._hold_if_sure(key)
-        if kind is not Ruling:
-            return self._decide_alone(key)
-        assert isinstance(reply, Ruling)
-        verdict = reply.verdict
-        if verdict is _ADMITTED:
-            self._gate.own.charge(self.id, key, 1.0, self._gate.clock())
+        decision = self.decide(key)
+        if decision is None:
+            self._gate.ask_later(self, key, answered)
         else:
-            self._remember(key, verdict, reply.until, remember)
-        return verdict
+            answered(*decision)
 
-    def hold(self, key: bytes) -> None:
-        """Count a connection as open that is so already, whatever the limit."""
-        self._take(key)
-        self._gate.send(Hold(self.id, ((key, 1),)))
+    def decide(self, key: bytes) -> Decision | None:
+        """Decide, unless that has to wait."""
+        gate = self._gate
+        try:
+            decision = gate.table.decide(self.id, key, gate.clock())
+        except UnknownListener:
+            return None  # its limits are still to be applied
+        if decision is not None and decision[0] is _HELD:
+            self._took(key)
+        return decision
 
-    def release(self, key: bytes) -> None:
+    def decide_alone(self, key: bytes) -> Decision:
+        """Decide without the lock."""
+        gate = self._gate
+        gate.on_alone()
+        now = gate.clock()
+        try:
+            decision = gate.table.decide_unlocked(self.id, key, now)
+        except UnknownListener:
+            decision = _NO_ROOM if self.limits.max_concurrent else (_ADMITTED, NO_CELL)
+        verdict, cell = decision
+        if verdict is _ADMITTED or verdict is _HELD:
+            own, _ = gate.own.decide(self.id, key, now) or _NO_ROOM
+            if own is not _ADMITTED:
+                gate.table.release(cell)
+                decision = own, NO_CELL
+        gate.count(self.id, key, now, decision[0] is verdict and verdict in (_ADMITTED, _HELD))
+        if decision[0] is _HELD:
+            self._took(key)
+        return decision
+
+    def hold(self, key: bytes) -> int:
+        """Count a connection as open that is so already, whatever the limit; return its cell."""
+        gate = self._gate
+        for _ in range(_HOLD_TRIES):
+            cell = gate.table.hold(self.id, key, gate.clock())
+            if cell is not None:
+                break
+            time.sleep(
+                RETRY_S / 4
+            )  # only after a change of the limits, and if somebody does not give a lock back
+        else:
+            cell = NO_CELL
+        self._took(key)
+        return cell
+
+    def release(self, key: bytes, cell: int) -> None:
         """A connection that was HELD is over."""
         count = self.held[key] - 1
         if count:
             self.held[key] = count
         else:
             del self.held[key]
-        self._gate.holds.give_back(self.id, key)
-        self._gate.send(Release(self.id, key))
+        self._gate.table.release(cell)
+        self.unsaid.add(key)
+        self._gate.report_later()
 
-    def _take(self, key: bytes) -> None:
-        self._gate.holds.take(self.id, key)
+    def _took(self, key: bytes) -> None:
         self.held[key] = self.held.get(key, 0) + 1
-
-    def _hold_if_sure(self, key: bytes) -> Verdict:
-        gate = self._gate
-        now = gate.clock()
-        self._take(key)
-        if gate.holds.in_doubt(now) and gate.holds.count(self.id, key) > self.limits.max_concurrent > 0:
-            self.release(key)
-            return Verdict.TOO_MANY_CONNECTIONS
-        gate.own.charge(self.id, key, 1.0, now)
-        return _HELD
-
-    def _decide_alone(self, key: bytes) -> Verdict:
-        gate = self._gate
-        gate.on_alone()
-        now = gate.clock()
-        verdict = gate.own.decide(self.id, key, None, now)
-        if verdict is _ADMITTED and self.limits.max_concurrent:
-            verdict = self._hold_alone(key, now)
-        gate.count(self.id, key, now, verdict is _ADMITTED or verdict is _HELD)
-        return verdict
-
-    def _hold_alone(self, key: bytes, now: float) -> Verdict:
-        gate = self._gate
-        gate.holds.doubt_until(now + SETTLED_AFTER_S)  # before it is counted, so that others look
-        self._take(key)
-        gate.send(Hold(self.id, ((key, 1),)))
-        if gate.holds.count(self.id, key) > self.limits.max_concurrent:
-            self.release(key)
-            return Verdict.TOO_MANY_CONNECTIONS
-        return _HELD
-
-    def _remember(self, key: bytes, verdict: Verdict, until: float, buckets: bool) -> None:
-        if verdict in _BUCKETS:
-            if self.limits.penalty_s:
-                verdict = Verdict.PENALTY_BOXED  # from now on
-            elif not buckets:
-                return
-        elif verdict is not Verdict.PENALTY_BOXED:
-            return
-        now = self._gate.clock()
-        if until > now:
-            if len(self.shut) >= _SHUT_SOURCES:
-                self._forget_some(now)
-            if len(self.shut) < _SHUT_SOURCES:
-                self.shut[key] = min(until, now + REMEMBER_S), until, verdict
-
-    def _forget_some(self, now: float) -> None:
-        """Make room: no source has to be remembered, it is only dearer to ask for it."""
-        self.shut = {key: found for key, found in self.shut.items() if found[0] > now}
+        self.unsaid.add(key)
+        self._gate.report_later()
 
 
 def share(limits: SourceLimits, acceptors: int) -> SourceLimits:

@@ -1,356 +1,335 @@
-"""What the rate limiter remembers of every source address, and its decision over one more connection.
+"""The decision over one more connection of a source, by what all acceptors know of it together.
 
 Decisions are made in this order: penalty box, bucket per second, bucket per minute, connections open at once. See
 :mod:`symphony.protection.penalty` for the buckets and the box. Time is passed in, in seconds of one clock.
 
-A source takes a slot in a few columns of numbers (some 220 bytes with its key and its place in the index). A slot is
-freed only when it says nothing that a fresh one would not: both buckets full, and out of the box. Anything else would
-hand tokens out twice, or let someone out of the box who opens connections from many addresses. Slots are looked at in
-the order of the time at which they may be free at the earliest, filed by whole seconds, a few with every decision and
-more when there is no room. When there is none even then, a new source is turned away.
+What is known is in a :class:`SourceStore` and in the pages of :class:`Holds`; a table is one process' way to use them.
+A decision is made under the lock of the source's set, so that what all acceptors let in together is exactly what one of
+them would.
 
-The columns are in a :class:`SourceStore`, which may outlive the process; see :meth:`SourceTable.recover`.
+A source makes way for another one only when it says nothing that a fresh one would not: both buckets full, out of the
+box, and nothing open. Anything else would hand tokens out twice, or let someone out of the box who opens connections
+from many addresses. When nobody in its set can make way, a new source is turned away.
 """
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Iterator
-
-from msgspec import Struct
-
-from symphony.protection.holders import Holders
+from symphony.protection.hold_cells import LOOK_EVERY_S, Holds
 from symphony.protection.penalty import SourceLimits, TokenClock, Verdict
-from symphony.protection.source_store import SourceStore
+from symphony.protection.source_store import BOXED, MINUTE, SECOND, SourceStore
 
-_LOOKS = 4  # at filed slots, with every decision
-_LOOKS_WITHOUT_ROOM = 1000
+NO_CELL = -1
+_LOOK_AGAIN_S = 1.0
+"""So long it is taken for granted that a set is full when nobody in it can make way before."""
+
 _ADMITTED = Verdict.ADMITTED  # an enumeration's member takes long to look up
 _HELD = Verdict.HELD
 _PENALTY_BOXED = Verdict.PENALTY_BOXED
 _RATE_LIMITED = Verdict.RATE_LIMITED
 _SUSTAINED_LIMITED = Verdict.SUSTAINED_LIMITED
+_TURNED_AWAY = Verdict.TABLE_FULL, NO_CELL
 
-
-class BlockedSource(Struct, frozen=True, array_like=True):
-    """A source that would be refused now: why, and for how many seconds if nothing happens (0 when unknown)."""
-
-    listener: str
-    key: bytes
-    verdict: Verdict
-    seconds: float
-
-
-class _Listener:
-    """One listener's limits and the slots of its sources. Not `configured` while only its sources are known."""
-
-    __slots__ = (
-        "configured",
-        "index",
-        "limits",
-        "metered",
-        "minute",
-        "name",
-        "number",
-        "second",
-        "settled_after",
-    )
-
-    def __init__(self, name: str, number: int, now: float) -> None:
-        self.name = name
-        self.number = number
-        self.limits = SourceLimits()
-        self.second = TokenClock(now)
-        self.minute = TokenClock(now)
-        self.index: dict[bytes, int] = {}
-        self.configured = False
-        self.metered = False
-        self.settled_after = 0.0  # seconds until both buckets are full again that lack one token
-
-    def configure(self, limits: SourceLimits, now: float) -> None:
-        self.configured = True
-        self.limits = limits
-        self.metered = limits.metered
-        self.settled_after = max(
-            (1.0 / rate for rate in (limits.per_second, limits.per_minute / 60.0) if rate), default=0.0
-        )
-        self.second.change(limits.per_second, limits.per_second_burst, now)
-        self.minute.change(limits.per_minute / 60.0, limits.per_minute_burst, now)
-
-    def empty_above(self, now: float) -> tuple[float, float]:
-        """Above which numbers its sources' two buckets have no token now."""
-        return self.second.empty_above(now), self.minute.empty_above(now)
+Decision = tuple[Verdict, int]
+"""What becomes of a connection; and after HELD the cell in which it counts, to be released."""
 
 
 class UnknownListener(KeyError):
     """No limits are known for that listener."""
 
 
-class SourceTable:
-    """Every source of every listener, as many as `store` has room for. `recover` first what the store may hold."""
+class ListenerClocks:
+    """The clocks of a listener's buckets, as they stand in the store."""
 
-    def __init__(self, store: SourceStore, now: float) -> None:
-        self.capacity = store.capacity
-        self.holders = Holders()
-        self.turned_away = 0
-        """Connections refused because there was no room to count their source."""
+    __slots__ = ("_store", "minute", "number", "second", "state")
+
+    def __init__(self, store: SourceStore, number: int) -> None:
         self._store = store
+        self.number = number
+        self.state = 0
+        self.second = TokenClock(0.0)
+        self.minute = TokenClock(0.0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over what another process has made of them."""
+        state = int(self._store.states[self.number])
+        if state != self.state:
+            second, minute = self._store.clocks(self.number)
+            self.second.restore(second)
+            self.minute.restore(minute)
+            self.state = state
+
+
+class _Listener(ListenerClocks):
+    """A listener that this process serves, with its limits."""
+
+    __slots__ = ("limits", "metered")
+
+    def __init__(self, store: SourceStore, number: int) -> None:
+        super().__init__(store, number)
+        self.limits = SourceLimits()
+        self.metered = False
+
+
+class SourceTable:
+    """Every source of every listener. Without `holds`, open connections are not counted, and not limited."""
+
+    def __init__(self, store: SourceStore, holds: Holds | None = None) -> None:
+        if holds is not None and holds.size < store.cells:
+            raise ValueError(f"pages of {holds.size} cells for a store of {store.cells} places")
+        self._store = store
+        self._holds = holds
+        self._locks = store.locks
+        self._numbers = store.numbers
+        self._states = store.states
         self._listeners: dict[str, _Listener] = {}
-        self._by_number: list[_Listener] = []
-        # One entry per slot that was ever in use. A slot that is free has the key None.
-        self._keys: list[bytes | None] = []
-        # Cached: a decision looks at each of them.
-        self._second = store.full_second  # clock readings at which the buckets are full
-        self._minute = store.full_minute
-        self._boxed_until = store.boxed_until
-        self._free = array("I")
-        self._filed: dict[int, array[int]] = {}  # by the second in which slots may be free at the earliest
-        self._looked_at = int(now)  # every second before this one has been dealt with
+        self._clocks: dict[int, ListenerClocks] = {}
+        self._full_until: dict[int, float] = {}  # by the first place of a set
+        self._hand = 0
 
-    def __len__(self) -> int:
-        return len(self._keys) - len(self._free)
+    def configure(self, listener: str, limits: SourceLimits, now: float, version: int = 0) -> bool:
+        """Set a listener's limits from now on; what is known of its sources stays. False when that has to wait.
 
-    def recover(self, now: float, step: int = 10_000) -> Iterator[None]:
-        """Take up what an earlier process left in the store, `step` slots at a time.
-
-        To be gone through before anything else is asked. `now` must be of that process' clock. The listeners'
-        limits are not known until they are configured again.
+        The rates of the newest `version` hold for all processes; 0 is newer than what there is.
         """
-        for number, name in enumerate(self._store.names()):
-            entry = _Listener(name, number, now)
-            entry.second.restore(self._store.clock(number, 0))
-            entry.minute.restore(self._store.clock(number, 1))
-            self._by_number.append(entry)
-            self._listeners[name] = entry
-        for start in range(0, self._store.used, step):
-            for slot in range(start, min(start + step, self._store.used)):
-                self._recover(slot, now)
-            yield
+        if not self._locks.take_all():
+            return False
+        try:
+            entry = self._listeners.get(listener)
+            if entry is None:
+                entry = self._listeners[listener] = _Listener(self._store, self._number(listener))
+            entry.refresh()
+            known = self._store.version(entry.number)
+            if not version or version > known:
+                self._change(entry, limits, now, version or known + 1)
+            entry.limits = limits
+            entry.metered = limits.metered
+        finally:
+            self._locks.give_all_back()
+        return True
 
-    def _recover(self, slot: int, now: float) -> None:
-        store = self._store
-        number = store.owner[slot] - 1
-        numbers = store.full_second[slot], store.full_minute[slot], store.boxed_until[slot]
-        key = store.key(slot)
-        if (
-            not 0 <= number < len(self._by_number)
-            or not all(map(math.isfinite, numbers))
-            or key in self._by_number[number].index
-        ):
-            store.owner[slot] = 0
-            self._keys.append(None)
-            self._free.append(slot)
-            return
-        self._keys.append(key)
-        self._by_number[number].index[key] = slot
-        self._look(slot, now)
-
-    def configure(self, listener: str, limits: SourceLimits, now: float) -> None:
-        """Set a listener's limits from now on; what is known of its sources stays."""
+    def decide(self, listener: str, key: bytes, now: float) -> Decision | None:
+        """Judge one more connection of a source; None when that has to wait. Raises UnknownListener."""
         entry = self._listeners.get(listener)
         if entry is None:
-            entry = _Listener(listener, len(self._by_number), now)
-            self._store.name(entry.number, listener)
-            self._by_number.append(entry)
-            self._listeners[listener] = entry
-        entry.configure(limits, now)
-        self._store.keep_clock(entry.number, 0, entry.second.numbers)
-        self._store.keep_clock(entry.number, 1, entry.minute.numbers)
-
-    def decide(self, listener: str, key: bytes, holder: object, now: float) -> Verdict:
-        """Judge one more connection of a source, which `holder` accepted. Raises UnknownListener."""
-        entry = self._listeners.get(listener)
-        if entry is None or not entry.configured:
             raise UnknownListener(listener)
-        if self._looked_at < now - 1.0:
-            self.sweep(now, _LOOKS)
-        if entry.metered:
-            verdict = self._meter(entry, key, now)
-            if verdict is not _ADMITTED:
-                return verdict
-        limit = entry.limits.max_concurrent
-        if not limit:
-            return _ADMITTED
-        if self.holders.acquire(holder, (listener, key), limit):
-            return _HELD
-        return Verdict.TOO_MANY_CONNECTIONS
+        limits = entry.limits
+        limit = limits.max_concurrent if self._holds is not None else 0
+        if not entry.metered and not limit:
+            return _ADMITTED, NO_CELL
+        number = entry.number
+        mixed = hash((number, key))
+        store, locks = self._store, self._locks
+        lock = store.lock_of(mixed)
+        if not locks.take(lock):
+            return None
+        try:
+            if self._states[number] != entry.state:
+                entry.refresh()
+            place = store.find(number, key, mixed)
+            if place < 0:
+                place = self._begin(number, key, mixed, now)
+                if place < 0:
+                    return _TURNED_AWAY
+            if entry.metered:
+                verdict = self._meter(entry, place, limits.penalty_s, now)
+                if verdict is not _ADMITTED:
+                    return verdict, NO_CELL
+            if not limit:
+                return _ADMITTED, NO_CELL
+            cell = store.cell(place)
+            assert self._holds is not None, "there is no limit without"
+            if self._holds.take(cell, limit, now):
+                return _HELD, cell
+            return Verdict.TOO_MANY_CONNECTIONS, NO_CELL
+        finally:
+            locks.give_back(lock)
 
-    def wait(self, listener: str, key: bytes, now: float) -> float:
-        """For how many seconds a source that was just refused will be refused at least; 0.0 when unknown."""
-        entry = self._entry(listener)
-        slot = entry.index.get(key)
-        if slot is None:
-            return 0.0
-        boxed_for: float = self._boxed_until[slot] - now
-        if boxed_for > 0.0 and entry.limits.penalty_s:
-            return boxed_for
-        waits = (
-            (full_at[slot] - clock.empty_above(now)) / clock.rate
-            for clock, full_at in ((entry.second, self._second), (entry.minute, self._minute))
-            if clock.rate
-        )
-        return max(0.0, *waits, 0.0)
+    def decide_unlocked(self, listener: str, key: bytes, now: float) -> Decision:
+        """Look whether a source that nobody could decide about is refused; take no token. Raises UnknownListener.
 
-    def release(self, listener: str, key: bytes, holder: object) -> bool:
-        """Take note of the end of a connection that was HELD."""
-        return self.holders.release(holder, (listener, key))
-
-    def drop_holder(self, holder: object) -> int:
-        """Give back every connection of a process that is gone; return how many."""
-        return self.holders.drop(holder)
-
-    def charge(self, listener: str, key: bytes, connections: float, now: float) -> None:
-        """Count connections that were let in without asking.
-
-        Nothing is refused, and a bucket is at worst empty afterwards. Raises UnknownListener.
+        Of a source that is not known yet nothing can be counted: with a limit on open connections it is refused.
         """
-        entry = self._entry(listener)
-        if self._looked_at < now - 1.0:
-            self.sweep(now, _LOOKS)
+        entry = self._listeners.get(listener)
+        if entry is None:
+            raise UnknownListener(listener)
+        mixed = hash((entry.number, key))
+        place = self._store.find(entry.number, key, mixed)
+        limit = entry.limits.max_concurrent if self._holds is not None else 0
+        if place < 0:
+            return _TURNED_AWAY if limit else (_ADMITTED, NO_CELL)
         if entry.metered:
-            slot = self._slot(entry, key, now)
-            if slot >= 0:
-                entry.second.take_many(self._second, slot, connections, 0.0, now, now)
-                entry.minute.take_many(self._minute, slot, connections, 0.0, now, now)
+            if entry.limits.penalty_s and self._numbers[place + BOXED] > now:
+                return _PENALTY_BOXED, NO_CELL
+            if self._numbers[place + SECOND] > entry.second.empty_above(now):
+                return _RATE_LIMITED, NO_CELL
+            if self._numbers[place + MINUTE] > entry.minute.empty_above(now):
+                return _SUSTAINED_LIMITED, NO_CELL
+        if not limit:
+            return _ADMITTED, NO_CELL
+        assert self._holds is not None, "there is no limit without"
+        cell = self._store.cell(place)
+        if not self._holds.take(cell, limit, now):
+            return Verdict.TOO_MANY_CONNECTIONS, NO_CELL
+        if self._store.find(entry.number, key, mixed) != place:  # it had to make way just then
+            self._holds.give_back(cell)
+            return _TURNED_AWAY
+        return _HELD, cell
+
+    def hold(self, listener: str, key: bytes, now: float) -> int | None:
+        """Count a connection as open that is so already, and return its cell; None when that has to wait.
+
+        NO_CELL when there is no room to count it.
+        """
+        entry = self._listeners.get(listener)
+        if entry is None or self._holds is None:
+            return NO_CELL
+        mixed = hash((entry.number, key))
+        lock = self._store.lock_of(mixed)
+        if not self._locks.take(lock):
+            return None
+        try:
+            place = self._place(entry.number, key, mixed, now)
+            if place < 0:
+                return NO_CELL
+            cell = self._store.cell(place)
+            self._holds.add(cell)
+            return cell
+        finally:
+            self._locks.give_back(lock)
+
+    def release(self, cell: int) -> None:
+        """Take note of the end of a connection that was HELD."""
+        if self._holds is not None and cell != NO_CELL:
+            self._holds.give_back(cell)
 
     def count(
         self, listener: str, key: bytes, connections: int, let_in: int, first: float, last: float
-    ) -> None:
-        """Count connections that came, evenly from `first` to `last`, and were decided on without this table.
+    ) -> bool:
+        """Count connections that came, evenly from `first` to `last`, and were not decided on here.
 
         They take tokens as far as there are any, and when there are too few the source is in the box from `last`
-        on, as if each had been asked for. For those that were let in all the same tokens are owed. Raises
-        UnknownListener.
+        on, as if each had been asked for. For those that were let in all the same tokens are owed. False when that has
+        to wait. Raises UnknownListener.
         """
-        entry = self._entry(listener)
-        if not entry.metered:
-            return
-        slot = self._slot(entry, key, last)
-        if slot < 0:
-            return
-        passed, exceeded = float(connections), False
-        if entry.second.rate:
-            passed, exceeded = entry.second.take_many(self._second, slot, passed, let_in, first, last)
-        if entry.minute.rate:
-            passed = max(passed, float(let_in))
-            exceeded |= entry.minute.take_many(self._minute, slot, passed, let_in, first, last)[1]
-        penalty_s = entry.limits.penalty_s
-        if exceeded and penalty_s and self._boxed_until[slot] < last + penalty_s:
-            self._boxed_until[slot] = last + penalty_s
-
-    def sweep(self, now: float, looks: int) -> None:
-        """Look at up to `looks` slots that may be free by now, and free those that are."""
-        second = int(now)
-        while self._looked_at < second:
-            due = self._filed.get(self._looked_at)
-            while due:
-                if not looks:
-                    return
-                looks -= 1
-                self._look(due.pop(), now)
-            self._filed.pop(self._looked_at, None)
-            self._looked_at = self._looked_at + 1 if self._filed else second
-
-    def blocked(self, now: float, step: int = 4000) -> Iterator[list[BlockedSource]]:
-        """Go through the sources that would be refused now, looking at `step` slots at a time.
-
-        The table may be used and changed between two lists.
-        """
-        for listener in list(self._listeners.values()):
-            limit = listener.limits.max_concurrent
-            if limit:
-                yield [
-                    BlockedSource(listener.name, key, Verdict.TOO_MANY_CONNECTIONS, 0.0)
-                    for key, _ in self.holders.at_least(listener.name, limit)
-                ]
-        for start in range(0, len(self._keys), step):
-            empty = [entry.empty_above(now) for entry in self._by_number]
-            found: list[BlockedSource] = []
-            for slot in range(start, min(start + step, len(self._keys))):
-                key = self._keys[slot]
-                if key is None:
-                    continue
-                number = self._store.owner[slot] - 1
-                entry, above = self._by_number[number], empty[number]
-                if self._boxed_until[slot] > now and entry.limits.penalty_s:
-                    seconds = self._boxed_until[slot] - now
-                    found.append(BlockedSource(entry.name, key, _PENALTY_BOXED, seconds))
-                elif self._second[slot] > above[0]:
-                    seconds = (self._second[slot] - above[0]) / entry.second.rate
-                    found.append(BlockedSource(entry.name, key, _RATE_LIMITED, seconds))
-                elif self._minute[slot] > above[1]:
-                    seconds = (self._minute[slot] - above[1]) / entry.minute.rate
-                    found.append(BlockedSource(entry.name, key, _SUSTAINED_LIMITED, seconds))
-            yield found
-
-    def _entry(self, listener: str) -> _Listener:
         entry = self._listeners.get(listener)
-        if entry is None or not entry.configured:
+        if entry is None:
             raise UnknownListener(listener)
-        return entry
+        if not entry.metered:
+            return True
+        mixed = hash((entry.number, key))
+        lock = self._store.lock_of(mixed)
+        if not self._locks.take(lock):
+            return False
+        try:
+            entry.refresh()
+            place = self._place(entry.number, key, mixed, last)
+            if place >= 0:
+                self._count(entry, place, connections, let_in, first, last)
+        finally:
+            self._locks.give_back(lock)
+        return True
 
-    def _meter(self, entry: _Listener, key: bytes, now: float) -> Verdict:
+    def _change(self, entry: _Listener, limits: SourceLimits, now: float, version: int) -> None:
+        second, minute = entry.second, entry.minute
+        before = second.numbers, minute.numbers
+        if not entry.state:
+            second.restore((0.0, 0.0, 0.0, now))
+            minute.restore((0.0, 0.0, 0.0, now))
+        second.change(limits.per_second, limits.per_second_burst, now)
+        minute.change(limits.per_minute / 60.0, limits.per_minute_burst, now)
+        after = second.numbers, minute.numbers
+        if after != before or not entry.state:
+            self._store.keep_clocks(entry.number, *after, version)
+            entry.state = int(self._store.states[entry.number])
+
+    def _number(self, listener: str) -> int:
+        names = self._store.names()
+        if listener in names:
+            return names.index(listener)
+        self._store.name(len(names), listener)
+        return len(names)
+
+    def _meter(self, entry: _Listener, place: int, penalty_s: float, now: float) -> Verdict:
         """Take a token from each bucket, as far as the box and the bucket before allow."""
-        slot = entry.index.get(key, -1)
-        if slot < 0:
-            slot = self._slot(entry, key, now)
-            if slot < 0:
-                self.turned_away += 1
-                return Verdict.TABLE_FULL
+        numbers = self._numbers
         verdict = _ADMITTED
-        if entry.second.rate and not entry.second.take(self._second, slot, now):
+        if entry.second.rate and not entry.second.take(numbers, place + SECOND, now):
             verdict = _RATE_LIMITED
-        elif entry.minute.rate and not entry.minute.take(self._minute, slot, now):
+        elif entry.minute.rate and not entry.minute.take(numbers, place + MINUTE, now):
             verdict = _SUSTAINED_LIMITED
-        penalty_s = entry.limits.penalty_s
         if penalty_s:
-            until = self._boxed_until[slot]
+            until = numbers[place + BOXED]
             if verdict is not _ADMITTED and until < now + penalty_s:
-                self._boxed_until[slot] = now + penalty_s
+                numbers[place + BOXED] = now + penalty_s
             if until > now:
                 return _PENALTY_BOXED
         return verdict
 
-    def _slot(self, entry: _Listener, key: bytes, now: float) -> int:
-        """Return a source's slot, a fresh one if need be, or -1 when there is no room."""
-        slot = entry.index.get(key)
-        if slot is not None:
-            return slot
-        if len(self._keys) >= self.capacity and not self._free:
-            self.sweep(now, _LOOKS_WITHOUT_ROOM)
-            if not self._free:
+    def _count(
+        self, entry: _Listener, place: int, connections: int, let_in: int, first: float, last: float
+    ) -> None:
+        numbers = self._numbers
+        passed, exceeded = float(connections), False
+        if entry.second.rate:
+            passed, exceeded = entry.second.take_many(numbers, place + SECOND, passed, let_in, first, last)
+        if entry.minute.rate:
+            passed = max(passed, float(let_in))
+            exceeded |= entry.minute.take_many(numbers, place + MINUTE, passed, let_in, first, last)[1]
+        penalty_s = entry.limits.penalty_s
+        if exceeded and penalty_s and numbers[place + BOXED] < last + penalty_s:
+            numbers[place + BOXED] = last + penalty_s
+
+    def _place(self, number: int, key: bytes, mixed: int, now: float) -> int:
+        place = self._store.find(number, key, mixed)
+        return place if place >= 0 else self._begin(number, key, mixed, now)
+
+    def _begin(self, number: int, key: bytes, mixed: int, now: float) -> int:
+        """Give a source that is not known a place, -1 when there is no room."""
+        place = self._store.free_place(mixed)
+        if place < 0:
+            place = self._make_room(mixed, now)
+            if place < 0:
                 return -1
-        if self._free:
-            slot = self._free.pop()
-            self._keys[slot] = key
-        else:
-            slot = len(self._keys)
-            self._keys.append(key)
-        self._store.fill(slot, key, entry.number)
-        entry.index[key] = slot
-        self._file(slot, max(int(now + entry.settled_after), self._looked_at) + 1)
-        return slot
+        self._store.fill(place, number, key, mixed)
+        return place
 
-    def _file(self, slot: int, second: int) -> None:
-        due = self._filed.get(second)
-        if due is None:
-            due = self._filed[second] = array("I")
-        due.append(slot)
+    def _make_room(self, mixed: int, now: float) -> int:
+        """Forget a source of the same set that says nothing; return its place, -1 when there is none."""
+        places = self._store.places(mixed)
+        if self._full_until.get(places.start, 0.0) > now:
+            return -1
+        self._hand += 1
+        earliest = now + _LOOK_AGAIN_S
+        for turn in range(len(places)):
+            place = places[(self._hand + turn) % len(places)]
+            free_at = self._free_at(place, now)
+            if free_at > now:
+                earliest = min(earliest, free_at)
+                continue
+            self._store.free(place)
+            # Somebody who could not wait for the lock may have counted on it at this very moment.
+            if self._holds is None or self._holds.is_free(self._store.cell(place), now):
+                return place
+        self._full_until[places.start] = earliest
+        return -1
 
-    def _look(self, slot: int, now: float) -> None:
-        """Free a slot, or file it for the second in which it may be free."""
-        entry = self._by_number[self._store.owner[slot] - 1]
-        key = self._keys[slot]
-        assert key is not None, "a slot that is filed is in use"
-        free_at: float = self._boxed_until[slot]
-        for clock, full_at in ((entry.second, self._second), (entry.minute, self._minute)):
+    def _free_at(self, place: int, now: float) -> float:
+        """When a source says nothing any more, at the earliest."""
+        number = self._store.owner(place)
+        clocks = self._clocks.get(number)
+        if clocks is None:
+            clocks = self._clocks[number] = ListenerClocks(self._store, number)
+        clocks.refresh()
+        numbers = self._numbers
+        free_at: float = numbers[place + BOXED]
+        for clock, at in ((clocks.second, SECOND), (clocks.minute, MINUTE)):
             if clock.rate:
-                free_at = max(free_at, now + (full_at[slot] - clock.read(now)) / clock.rate)
-        if free_at > now:
-            self._file(slot, max(int(free_at), self._looked_at + 1))
-            return
-        self._store.owner[slot] = 0
-        del entry.index[key]
-        self._keys[slot] = None
-        self._free.append(slot)
+                free_at = max(free_at, now + (numbers[place + at] - clock.read(now)) / clock.rate)
+        if (
+            free_at <= now
+            and self._holds is not None
+            and not self._holds.is_free(self._store.cell(place), now)
+        ):
+            return now + LOOK_EVERY_S
+        return free_at

@@ -28,6 +28,7 @@ from symphony.config.snapshot import (
 from symphony.observe.counters import ACTIVE, CounterPage
 from symphony.observe.reasons import Reason
 from symphony.protection.cidr import CidrSet
+from symphony.protection.source_store import SourceStore
 from symphony.routing.snapshot_store import SnapshotStore, StoredSnapshot
 from symphony.tls.certificate_maker import make_certificate
 from symphony.tls.context import BaseContext
@@ -156,15 +157,21 @@ def listening_socket(port: int = 0) -> socket.socket:
 
 
 class AcceptorRig:
-    """`acceptors` real acceptors of which each is started on its own; `first` is the snapshot on disk, if any."""
+    """`acceptors` real acceptors of which each is started on its own; `first` is the snapshot on disk, if any.
 
-    def __init__(self, stage: Stage, first: Snapshot | None, acceptors: int = 1) -> None:
+    `sources` is what they know of sources.
+    """
+
+    def __init__(
+        self, stage: Stage, first: Snapshot | None, acceptors: int = 1, sources: SourceStore | None = None
+    ) -> None:
         self._stage = stage
         self.runtime_dir = stage.runtime_dir
         self.store = SnapshotStore(stage.runtime_dir)
         if first is not None:
             self.store.save(StoredSnapshot("/nowhere/symphony.toml", first))
         self.base = BaseContext()
+        self.sources = sources or SourceStore(10_000)
         self.sockets = [listening_socket()]
         self.port: int = self.sockets[0].getsockname()[1]
         self.sockets += [listening_socket(self.port) for _ in range(acceptors - 1)]
@@ -186,6 +193,7 @@ class AcceptorRig:
             addresses={LISTENER: f"127.0.0.1:{self.port}"},
             base=self.base,
             pages=self.pages,
+            sources=self.sources,
         )
         return replace(settings, **changes)
 

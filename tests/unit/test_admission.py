@@ -18,6 +18,7 @@ from symphony.tls.fingerprint import Fingerprints, ja3, ja4
 from tests.support.tls_client import SteppedClient
 
 ADDRESS = b"\x7f\0\0\1"
+CELL = 17
 REFUSALS = [verdict for verdict in Verdict if verdict not in (Verdict.ADMITTED, Verdict.HELD)]
 
 
@@ -34,31 +35,24 @@ class Gate:
     """In the place of the listener's gate."""
 
     def __init__(self) -> None:
-        self.shut: Verdict | None = None
-        self.answer: Callable[[Any], None] | None = None
+        self.answer: Callable[[Verdict, int], None] | None = None
         self.at_once: Verdict | None = None
-        self.remembers: bool | None = None
         self.released: list[bytes] = []
         self.held: list[bytes] = []
 
-    def refusal(self, key: bytes) -> Verdict | None:
-        return self.shut
-
-    def ask(self, key: bytes, callback: Callable[[Any], None]) -> None:
+    def ask(self, key: bytes, answered: Callable[[Verdict, int], None]) -> None:
         assert key == ADDRESS
-        self.answer = callback
+        self.answer = answered
         if self.at_once is not None:
-            callback(self.at_once)
+            answered(self.at_once, CELL)
 
-    def settle(self, key: bytes, reply: Verdict, remember: bool) -> Verdict:
-        self.remembers = remember
-        return reply
-
-    def release(self, key: bytes) -> None:
+    def release(self, key: bytes, cell: int) -> None:
+        assert cell == CELL
         self.released.append(key)
 
-    def hold(self, key: bytes) -> None:
+    def hold(self, key: bytes) -> int:
         self.held.append(key)
+        return CELL
 
 
 class Scene:
@@ -101,7 +95,7 @@ class Scene:
 
     def answer(self, verdict: Verdict) -> None:
         assert self.gate.answer is not None
-        self.gate.answer(verdict)
+        self.gate.answer(verdict, CELL)
 
 
 LIMITS = SourceLimits(1.0, 1.0, penalty_s=60.0, max_concurrent=1)
@@ -152,7 +146,6 @@ def test_whichever_comes_first_the_reason_is_the_first_in_order(
     else:
         expected = "in"
     assert scene.outcome == expected
-    assert scene.gate.remembers is False
     # What is held is given back, once, by those that do not go on.
     assert scene.gate.released == ([ADDRESS] if verdict is Verdict.HELD and expected != "in" else [])
     scene.admitting.end()
@@ -165,7 +158,6 @@ def test_without_a_look_at_the_hello_a_refusal_does_not_wait_for_it() -> None:
     scene.begin()
     scene.answer(Verdict.RATE_LIMITED)
     assert scene.outcome is Reason.RATE_LIMITED
-    assert scene.gate.remembers is True
 
 
 def test_with_one_it_waits_a_moment() -> None:
@@ -192,14 +184,6 @@ def test_an_answer_for_a_connection_that_is_over_is_given_back() -> None:
     scene.answer(Verdict.HELD)
     assert scene.outcome is Reason.CLIENT_LEFT
     assert scene.gate.released == [ADDRESS]
-
-
-def test_who_is_known_to_be_refused_is_not_asked_for() -> None:
-    scene = Scene(limits=LIMITS)
-    scene.gate.shut = Verdict.PENALTY_BOXED
-    scene.begin()
-    assert scene.outcome is Reason.PENALTY_BOXED
-    assert scene.gate.answer is None
 
 
 @pytest.mark.parametrize("verdict", [Verdict.ADMITTED, Verdict.TOO_MANY_CONNECTIONS])
@@ -250,7 +234,7 @@ def test_connections_that_are_counted_by_another_key_are_counted_anew() -> None:
     scene = Scene(limits=LIMITS)
     scene.begin()
     recount(scene, scene.guard, cast(ListenerGate, scene.gate))
-    assert scene.gate.held == [], "the limiter is still to answer"
+    assert scene.gate.held == [], "it is still to be decided"
     scene.answer(Verdict.HELD)
     recount(scene, scene.guard, cast(ListenerGate, scene.gate))
     assert (scene.gate.released, scene.gate.held) == ([ADDRESS], [ADDRESS])

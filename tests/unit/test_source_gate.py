@@ -1,23 +1,27 @@
-"""What an acceptor makes of the limiter's answers, what it remembers, and what it does without an answer."""
+"""How an acceptor comes to know whether a source may connect: at once, later, or alone; and what it tells of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 import pytest
 from msgspec import Struct
 
 from symphony.mailbox.client import MailboxClient
-from symphony.mailbox.envelope import Refused
-from symphony.messages.limiter import Admit, Attempts, Configure, Count, Hold, Holding, Release, Ruling
-from symphony.protection.hold_cells import HoldCells, SharedHolds
+from symphony.messages.limiter import Configure, Hold
+from symphony.protection import source_gate
+from symphony.protection.hold_cells import HoldCells, Holds
 from symphony.protection.penalty import SourceLimits, Verdict
-from symphony.protection.source_gate import REMEMBER_S, SETTLED_AFTER_S, ListenerGate, SourceGate, share
+from symphony.protection.source_gate import ListenerGate, SourceGate, share
+from symphony.protection.source_store import SourceStore
+from symphony.protection.sources import SourceTable
 
 A, B = b"\x7f\0\0\1", b"\x7f\0\0\2"
 SLOW = 0.001
+LIMIT_S = 10.0
 
 
 class Line:
@@ -27,10 +31,7 @@ class Line:
         self.connected = True
         self.takes = True
         self.sent: list[Struct] = []
-        self.asked: list[tuple[Struct, Callable[[Any], None]]] = []
-        self.on_up: Callable[[], None]
-        self.on_down: Callable[[], None]
-        self.on_late: Callable[[Any], None]
+        self.on_up = lambda: None
 
     def cast(self, message: Struct) -> bool:
         if self.connected and self.takes:
@@ -38,156 +39,182 @@ class Line:
             return True
         return False
 
-    def request(self, message: Struct, callback: Callable[[Any], None], timeout_s: float) -> None:
-        assert timeout_s <= 0.046
-        if self.connected:
-            self.asked.append((message, callback))
-        else:
-            callback(None)
-
     def taken(self) -> list[Struct]:
         sent, self.sent = self.sent, []
         return sent
 
 
 class Desk:
-    """An acceptor's gate with one listener, on a clock of its own."""
+    """An acceptor's gate with one listener, and another acceptor's table of the same sources."""
 
     def __init__(self, limits: SourceLimits, acceptors: int = 2) -> None:
         self.now = 1000.0
         self.line = Line()
-        self.pages = [HoldCells() for _ in range(acceptors)]
-        self.other = SharedHolds(1, self.pages)
+        self.store = SourceStore(1000)
+        pages = [HoldCells(self.store.cells) for _ in range(2)]
+        for page in pages:
+            page.claim()
+        self.other = SourceTable(self.store, Holds(1, pages))
         self.alone = 0
-        holds = SharedHolds(0, self.pages)
         self.gate = SourceGate(
-            cast(MailboxClient, self.line), acceptors, holds, self._note_alone, lambda: self.now
+            cast(MailboxClient, self.line),
+            acceptors,
+            SourceTable(self.store, Holds(0, pages)),
+            self._note_alone,
+            lambda: self.now,
         )
         self.web: ListenerGate = self.gate.listener("web")
         self.gate.configure(1, {"web": limits})
+        assert self.other.configure("web", limits, self.now, 1)
         assert self.line.taken() == [Configure(1, (("web", limits),))]
+        self.answers: list[tuple[str, int]] = []
 
     def _note_alone(self) -> None:
         self.alone += 1
 
-    def settle(self, reply: Any = None, key: bytes = A, remember: bool = True) -> str:
-        return self.web.settle(key, reply, remember).value
+    def ask(self, key: bytes = A, times: int = 1) -> list[str]:
+        """What is answered at once."""
+        before = len(self.answers)
+        for _ in range(times):
+            self.web.ask(key, self._answered)
+        return [verdict for verdict, _ in self.answers[before:]]
 
-    def refused(self, verdict: Verdict, seconds: float, key: bytes = A, remember: bool = True) -> str:
-        return self.settle(Ruling(verdict, self.now + seconds), key, remember)
+    def _answered(self, verdict: Verdict, cell: int) -> None:
+        self.answers.append((verdict.value, cell))
+
+    async def until_answered(self, count: int) -> list[str]:
+        async with asyncio.timeout(LIMIT_S):
+            while len(self.answers) < count:  # noqa: ASYNC110 - as the gate's clock is the test's
+                await asyncio.sleep(0.001)
+        return [verdict for verdict, _ in self.answers]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Somebody does not give the locks back."""
+        assert self.store.locks.take_all()
+        try:
+            yield
+        finally:
+            self.store.locks.give_all_back()
 
 
-async def test_a_question_and_its_answers() -> None:
+async def test_an_answer_comes_at_once_and_is_exact_over_all() -> None:
     desk = Desk(SourceLimits(5.0, 5.0, max_concurrent=3))
-    answers: list[Any] = []
-    desk.web.ask(A, answers.append)
-    assert [question for question, _ in desk.line.asked] == [Admit("web", A)]
-    assert desk.settle(Ruling(Verdict.ADMITTED, 0.0)) == "admitted"
-    assert desk.settle(Holding("web", A)) == "held"
-    assert desk.web.held == {A: 1}
-    desk.web.release(A)
-    assert desk.web.held == {}
-    assert desk.line.taken() == [Release("web", A)]
-    assert desk.settle(Ruling(Verdict.TOO_MANY_CONNECTIONS, 0.0)) == "too_many_connections"
-    assert desk.web.refusal(A) is None
+    assert desk.ask(times=2) == ["held", "held"]
+    assert desk.other.decide("web", A, desk.now) is not None
+    assert desk.ask() == ["too_many_connections"]
+    assert desk.web.held == {A: 2}
+    desk.web.release(A, desk.answers[0][1])
+    assert desk.ask(times=2) == ["held", "rate_limited"]
+    assert desk.ask(B) == ["held"]
     assert desk.alone == 0
+    desk.gate.close()
 
 
-# ---- what is remembered
+async def test_without_a_limit_on_them_open_connections_are_not_held() -> None:
+    desk = Desk(SourceLimits(5.0, 1.0, penalty_s=60.0))
+    assert desk.ask(times=3) == ["admitted", "rate_limited", "penalty_boxed"]
+    assert desk.web.held == {}
+    desk.gate.close()
 
 
-async def test_who_is_in_the_box_is_refused_unasked_and_counted() -> None:
-    desk = Desk(SourceLimits(5.0, 5.0, penalty_s=60.0))
-    assert desk.refused(Verdict.PENALTY_BOXED, 60.0) == "penalty_boxed"
-    for _ in range(3):
-        desk.now += 0.1
-        assert desk.web.refusal(A) is Verdict.PENALTY_BOXED
-    assert desk.web.refusal(B) is None
+# ---- when the lock is not to be had
+
+
+async def test_a_question_waits_for_the_lock() -> None:
+    desk = Desk(SourceLimits(SLOW, 2.0))
+    with desk.locked():
+        assert desk.ask(times=3) == []
+        await asyncio.sleep(0.01)
+        assert desk.answers == []
+    assert await desk.until_answered(3) == ["admitted", "admitted", "rate_limited"]
+    assert desk.alone == 0
+    desk.gate.close()
+
+
+async def test_and_after_a_while_each_acceptor_has_its_share() -> None:
+    desk = Desk(SourceLimits(SLOW, 8.0, penalty_s=60.0), acceptors=2)
+    with desk.locked():
+        desk.ask(times=6)
+        desk.now += source_gate.WAIT_AT_MOST_S
+        assert await desk.until_answered(6) == ["admitted"] * 4 + ["rate_limited", "penalty_boxed"]
+        assert desk.alone == 6
+        desk.gate._report()
     desk.gate._report()
-    assert desk.line.taken() == [
-        Count("web", (Attempts(A, 3, 0, pytest.approx(1000.1), pytest.approx(1000.3)),))
-    ]
-    desk.now += REMEMBER_S
-    assert desk.web.refusal(A) is None, "asked again after a second"
-    assert desk.refused(Verdict.PENALTY_BOXED, 0.2) == "penalty_boxed"
-    desk.now += 0.3
-    assert desk.web.refusal(A) is None, "never longer than it lasts"
+    assert desk.ask(times=3) == ["admitted", "admitted", "rate_limited"], "six of eight tokens are gone"
+    desk.gate.close()
 
 
-async def test_while_nobody_can_be_asked_who_is_in_the_box_stays_there() -> None:
-    desk = Desk(SourceLimits(5.0, 5.0, penalty_s=60.0))
-    desk.refused(Verdict.PENALTY_BOXED, 60.0)
-    desk.line.connected = False
-    desk.now += 59.0
-    assert desk.web.refusal(A) is Verdict.PENALTY_BOXED
-    desk.now += 2.0
-    assert desk.web.refusal(A) is None
+async def test_what_can_be_seen_without_the_lock_counts_too() -> None:
+    desk = Desk(SourceLimits(SLOW, 8.0, max_concurrent=2), acceptors=2)
+    taken = desk.other.decide("web", A, desk.now)
+    with desk.locked():
+        desk.ask(times=2)
+        desk.ask(B)
+        desk.now += source_gate.WAIT_AT_MOST_S
+        assert await desk.until_answered(3) == ["held", "too_many_connections", "table_full"]
+    assert desk.web.held == {A: 1}
+    assert taken is not None
+    desk.other.release(taken[1])
+    assert desk.ask(times=2) == ["held", "too_many_connections"]
+    desk.gate.close()
 
 
-async def test_who_has_no_token_is_refused_unasked_until_there_is_one() -> None:
+async def test_who_has_used_up_the_share_does_not_count_as_open() -> None:
+    desk = Desk(SourceLimits(SLOW, 2.0, max_concurrent=5), acceptors=2)
+    assert desk.ask() == ["held"]
+    desk.web.release(A, desk.answers[0][1])
+    with desk.locked():
+        desk.ask(times=2)
+        desk.now += source_gate.WAIT_AT_MOST_S
+        assert await desk.until_answered(3) == ["held", "held", "rate_limited"]
+    assert desk.web.held == {A: 1}
+    desk.gate._report()
+    assert desk.ask() == ["rate_limited"]
+    desk.now += 1.5 / SLOW
+    assert desk.ask() == ["held"], "nothing is owed: one was let in, one refused"
+    desk.gate.close()
+
+
+async def test_limits_that_cannot_be_applied_are_so_when_the_lock_is_free() -> None:
+    desk = Desk(SourceLimits(SLOW, 2.0))
+    with desk.locked():
+        desk.gate.configure(2, {"web": SourceLimits(SLOW, 4.0), "mail": SourceLimits(SLOW, 1.0)})
+        mail = desk.gate.listener("mail")
+        mail.ask(A, desk._answered)
+        desk.now += source_gate.WAIT_AT_MOST_S
+        assert await desk.until_answered(1) == ["admitted"], "of a listener that nobody knows yet"
+        mail.ask(A, desk._answered)
+    assert await desk.until_answered(2) == ["admitted", "admitted"]
+    desk.gate._report()
+    desk.answers.clear()
+    mail.ask(A, desk._answered)
+    assert await desk.until_answered(1) == ["rate_limited"]
+    assert desk.ask(times=5) == ["admitted"] * 4 + ["rate_limited"]
+    desk.gate.close()
+
+
+async def test_what_is_decided_alone_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_gate, "_COUNTED_SOURCES", 10)
     desk = Desk(SourceLimits(5.0, 5.0))
-    assert desk.refused(Verdict.RATE_LIMITED, 0.2) == "rate_limited"
-    desk.now += 0.19
-    assert desk.web.refusal(A) is Verdict.RATE_LIMITED
-    desk.now += 0.02
-    assert desk.web.refusal(A) is None
-    desk.gate._report()
-    assert desk.line.taken() == [], "that takes nothing from an empty bucket"
-    desk.refused(Verdict.RATE_LIMITED, 0.2, remember=False)
-    assert desk.web.refusal(A) is None, "something else may be the first reason"
-
-
-async def test_the_first_refusal_by_a_bucket_puts_into_the_box() -> None:
-    desk = Desk(SourceLimits(5.0, 5.0, penalty_s=60.0))
-    assert desk.refused(Verdict.SUSTAINED_LIMITED, 60.0, remember=False) == "sustained_limited"
-    assert desk.web.refusal(A) is Verdict.PENALTY_BOXED
-
-
-async def test_other_limits_are_asked_for_again() -> None:
-    desk = Desk(SourceLimits(5.0, 5.0, penalty_s=60.0))
-    desk.refused(Verdict.PENALTY_BOXED, 60.0)
-    desk.gate.configure(2, {"web": SourceLimits(5.0, 5.0, penalty_s=60.0)})
-    assert desk.web.refusal(A) is Verdict.PENALTY_BOXED, "the same limits"
-    desk.gate.configure(3, {"web": SourceLimits(5.0, 6.0, penalty_s=60.0)})
-    assert desk.web.refusal(A) is None
-
-
-async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("symphony.protection.source_gate._SHUT_SOURCES", 10)
-    monkeypatch.setattr("symphony.protection.source_gate._COUNTED_SOURCES", 10)
-    desk = Desk(SourceLimits(5.0, 5.0, penalty_s=60.0))
     for number in range(50):
-        desk.refused(Verdict.PENALTY_BOXED, 60.0, bytes([number]))
-        desk.web.refusal(bytes([number]))
-        desk.gate.count("web", bytes([number]), desk.now, False)
-    assert len(desk.web.shut) == 10
-    desk.now += 2 * REMEMBER_S
-    desk.refused(Verdict.PENALTY_BOXED, 60.0, b"new")
-    assert set(desk.web.shut) == {b"new"}
-    desk.gate._report()
-    [told] = desk.line.taken()
-    assert isinstance(told, Count) and len(told.attempts) == 10
+        desk.gate.count("web", bytes([number, 0, 0, 0]), desk.now, True)
+    assert len(desk.gate._counted) == 10
+    desk.gate.close()
+    assert not desk.gate._counted
 
 
-# ---- decided alone
+async def test_one_answer_that_is_not_taken_keeps_no_other_from_its_own() -> None:
+    desk = Desk(SourceLimits(5.0, 5.0))
 
+    def fail(verdict: Verdict, cell: int) -> None:
+        raise ValueError(verdict)
 
-@pytest.mark.parametrize("reply", [None, Refused("no limits are known for web")])
-async def test_without_an_answer_each_acceptor_has_its_share(reply: Refused | None) -> None:
-    desk = Desk(SourceLimits(10.0, 8.0), acceptors=2)
-    assert [desk.settle(reply) for _ in range(5)] == ["admitted"] * 4 + ["rate_limited"]
-    assert desk.alone == 5
-    desk.now += 0.2  # five a second
-    assert [desk.settle(reply) for _ in range(2)] == ["admitted", "rate_limited"]
-    desk.gate._report()
-    assert desk.line.taken() == [Count("web", (Attempts(A, 7, 5, 1000.0, pytest.approx(1000.2)),))]
-
-
-async def test_what_was_let_in_by_the_limiters_word_is_part_of_the_share() -> None:
-    desk = Desk(SourceLimits(SLOW, 8.0, 60 * SLOW, 80.0), acceptors=2)
-    for _ in range(3):
-        desk.settle(Ruling(Verdict.ADMITTED, 0.0))
-    assert [desk.settle() for _ in range(2)] == ["admitted", "rate_limited"]
+    with desk.locked():
+        desk.web.ask(A, fail)
+        desk.ask()
+    assert await desk.until_answered(1) == ["admitted"]
+    desk.gate.close()
 
 
 def test_shares() -> None:
@@ -198,85 +225,62 @@ def test_shares() -> None:
     )
 
 
-async def test_reports_wait_for_the_limiter() -> None:
-    desk = Desk(SourceLimits(10.0, 8.0, max_concurrent=5))
-    desk.line.connected = False
-    assert desk.settle() == "held"
-    assert desk.settle(None, B) == "held"
-    desk.gate._report()
-    desk.web.release(B)
-    desk.gate.configure(2, {"web": SourceLimits(10.0, 9.0, max_concurrent=5)})
-    assert desk.line.taken() == []
-    desk.line.connected = True
-    desk.line.on_up()
-    assert desk.line.taken() == [
-        Configure(2, (("web", SourceLimits(10.0, 9.0, max_concurrent=5)),)),
-        Hold("web", ((A, 1),)),
-        Count("web", (Attempts(A, 1, 1, 1000.0, 1000.0), Attempts(B, 1, 1, 1000.0, 1000.0))),
-    ]
+# ---- what the limiter is told
 
 
-async def test_what_the_limiter_must_not_miss_is_sent_again_when_there_is_room() -> None:
+async def test_what_is_open_is_told_seldom_and_as_it_stands() -> None:
     desk = Desk(SourceLimits(max_concurrent=5))
-    desk.settle(Holding("web", A))
-    desk.line.takes = False
-    desk.web.release(A)
-    await asyncio.sleep(0)
-    desk.line.takes = True
+    desk.ask(times=3)
+    desk.ask(B)
+    desk.web.release(B, desk.answers[3][1])
+    assert desk.line.taken() == []
+    async with asyncio.timeout(LIMIT_S):
+        while not desk.line.sent:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.01)
+    [told] = desk.line.taken()
+    assert isinstance(told, Hold) and dict(told.counts) == {A: 3, B: 0}
     desk.gate._report()
-    assert desk.line.taken() == [Release("web", A)]
-    desk.line.takes = False
-    desk.settle(Holding("web", A))
-    desk.web.release(A)
-    desk.line.takes = True
-    desk.line.on_up()  # another connection, which knows of none
-    assert desk.line.taken() == [Configure(1, (("web", SourceLimits(max_concurrent=5)),))]
+    assert desk.line.taken() == [], "nothing has changed"
+    desk.web.release(A, desk.answers[0][1])
+    desk.gate._report()
+    assert desk.line.taken() == [Hold("web", ((A, 2),))]
     desk.gate.close()
 
 
-# ---- open at once
-
-
-async def test_an_answer_that_comes_too_late_is_given_back() -> None:
-    desk = Desk(SourceLimits(max_concurrent=2))
-    assert desk.settle(None) == "held"
-    assert desk.line.taken() == [Hold("web", ((A, 1),))]
-    desk.line.on_late(Holding("web", A))
-    desk.line.on_late(Ruling(Verdict.ADMITTED, 0.0))
-    assert desk.line.taken() == [Release("web", A)]
-    assert desk.web.held == {A: 1}
-
-
-async def test_alone_no_more_are_let_in_than_all_acceptors_may_hold() -> None:
-    desk = Desk(SourceLimits(max_concurrent=3))
+async def test_a_limiter_that_is_new_is_told_all() -> None:
+    desk = Desk(SourceLimits(max_concurrent=5))
     desk.line.connected = False
-    desk.other.take("web", A)
-    assert [desk.settle() for _ in range(3)] == ["held", "held", "too_many_connections"]
-    assert desk.web.held == {A: 2}
-    desk.other.give_back("web", A)
-    assert [desk.settle() for _ in range(2)] == ["held", "too_many_connections"]
+    desk.ask(times=2)
+    assert desk.web.hold(B) >= 0
+    desk.gate.configure(2, {"web": SourceLimits(max_concurrent=9)})
+    desk.gate._report()
+    assert desk.line.taken() == []
+    desk.line.connected = True
+    desk.line.on_up()
+    configured, told = desk.line.taken()
+    assert configured == Configure(2, (("web", SourceLimits(max_concurrent=9)),))
+    assert isinstance(told, Hold) and dict(told.counts) == {A: 2, B: 1}
+    desk.line.on_up()
+    assert len(desk.line.taken()) == 2, "all, not what has changed"
+    desk.line.takes = False
+    desk.web.release(A, desk.answers[0][1])
+    desk.gate._report()
+    desk.line.takes = True
+    desk.gate._report()
+    assert desk.line.taken() == [Hold("web", ((A, 1),))], "again when there is room"
+    desk.gate.close()
 
 
-async def test_while_the_limiter_may_not_know_all_its_word_is_not_enough() -> None:
+async def test_what_is_open_already_counts_whatever_the_limit() -> None:
     desk = Desk(SourceLimits(max_concurrent=2))
-    desk.other.take("web", A)
-    desk.other.take("web", A)
-    assert desk.settle(Holding("web", A)) == "held", "the limiter knows best"
-    desk.web.release(A)
-    for begin in (desk.line.on_up, desk.line.on_down, lambda: desk.other.doubt_until(desk.now + 1.0)):
-        begin()
-        desk.line.taken()
-        assert desk.settle(Holding("web", A)) == "too_many_connections"
-        assert desk.line.taken() == [Release("web", A)]
-        desk.now += SETTLED_AFTER_S + 0.1
-        assert desk.settle(Holding("web", A)) == "held"
-        desk.web.release(A)
-
-
-async def test_what_is_open_already_is_told() -> None:
-    desk = Desk(SourceLimits(max_concurrent=2))
-    for _ in range(3):
-        desk.web.hold(A)
-    assert desk.line.taken() == [Hold("web", ((A, 1),))] * 3
-    desk.line.connected = False
-    assert desk.settle() == "too_many_connections"
+    cells = [desk.web.hold(A) for _ in range(3)]
+    assert desk.web.held == {A: 3}
+    assert desk.ask() == ["too_many_connections"]
+    for cell in cells:
+        desk.web.release(A, cell)
+    assert desk.ask(times=3) == ["held", "held", "too_many_connections"]
+    with desk.locked():
+        cell = desk.web.hold(B)
+    assert cell == -1, "it cannot be counted, and serves on"
+    desk.web.release(B, cell)
+    desk.gate.close()

@@ -18,6 +18,7 @@ from symphony.messages.limiter import Acquire, Granted, LimiterReply, LimiterReq
 from symphony.observe.counters import CounterPage
 from symphony.observe.records import RecordBook, RouteRecord, add_up
 from symphony.protection.cidr import CidrSet, source_key
+from symphony.protection.hold_cells import HoldCells, Holds
 from symphony.protection.penalty import SourceLimits, Verdict
 from symphony.protection.source_store import SourceStore
 from symphony.protection.sources import SourceTable
@@ -187,23 +188,24 @@ def _bucket() -> Call:
 
 
 def _decide(sources: int) -> Callable[[], Call]:
+    """Decisions of one of two acceptors."""
+
     def prepare() -> Call:
-        table = SourceTable(SourceStore(sources + 1), 0.0)
-        table.configure("main", SourceLimits(1e4, 2e4, 6e5, 1e6, 60.0, 50), 0.0)
+        store = SourceStore(sources + 1)
+        table = SourceTable(store, Holds(0, [HoldCells(store.cells) for _ in range(2)]))
+        expect(table.configure("main", SourceLimits(1e4, 2e4, 6e5, 1e6, 60.0, 50), 0.0), "no lock")
         keys = [number.to_bytes(4, "big") for number in range(sources)]
-        for key in keys:
-            table.decide("main", key, 1, 0.0)
-            table.release("main", key, 1)
         clock = itertools.count(1, 1)
         sender = itertools.cycle(keys)
 
         def admit() -> Verdict:
-            key = next(sender)
-            verdict = table.decide("main", key, 1, next(clock) * 0.001)
-            table.release("main", key, 1)
-            return verdict
+            decision = table.decide("main", next(sender), next(clock) * 0.001)
+            assert decision is not None, "nobody else has the lock"
+            table.release(decision[1])
+            return decision[0]
 
-        expect(admit() is Verdict.HELD, "the source is refused")
+        for _ in keys:
+            expect(admit() is Verdict.HELD, "the source is refused")
         return admit
 
     return prepare
