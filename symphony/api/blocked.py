@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from msgspec import Struct
 
-from symphony.api.names import REGISTRY
+from symphony.api.names import LIMITER, REGISTRY
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError, ask
 from symphony.messages.limiter import BlockedSources, LimiterReply, ListBlocked
-from symphony.messages.registry import DescribeLists, ListenerLists, ListsDescription, RegistryReply
+from symphony.messages.registry import (
+    ConfigDescription,
+    DescribeConfig,
+    DescribeLists,
+    ListenerLists,
+    ListsDescription,
+    RegistryReply,
+)
 from symphony.protection.cidr import CidrSet, source_name
 
-LIMITER = "rate-limiter"
 ANSWER_WITHIN_S = 5.0
 
 
@@ -65,18 +72,36 @@ async def list_blocked(runtime_dir: str, limit: int = 10_000) -> BlockedReport:
     if isinstance(limited, BlockedSources):
         prefixes = {entry.listener: entry.ipv6_prefix for entry in lists}
         left_out = limited.left_out
-        sources = tuple(
-            BlockedEntry(
-                found.listener,
-                source_name(found.key, prefixes.get(found.listener, 8 * len(found.key))),
-                found.verdict.value,
-                round(found.seconds, 3),
-            )
-            for found in limited.sources
-        )
+        sources = _entries(limited, prefixes)
     else:
         silent.append(LIMITER)
     return BlockedReport(sources, left_out, tuple(map(_unpack, lists)), tuple(silent))
+
+
+async def list_exceeding(runtime_dir: str, limit: int) -> tuple[tuple[BlockedEntry, ...], int]:
+    """At most `limit` sources that would be refused now, and how many more there are; without the lists."""
+    limited, config = await asyncio.gather(
+        _ask(runtime_dir, LIMITER, ListBlocked(limit), LimiterReply),
+        _ask(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply),
+    )
+    listeners = config.listeners if isinstance(config, ConfigDescription) else ()
+    if not isinstance(limited, BlockedSources):
+        return (), 0
+    prefixes = {entry.id: entry.protection.ipv6_prefix for entry in listeners}
+    return _entries(limited, prefixes), limited.left_out
+
+
+def _entries(limited: BlockedSources, prefixes: Mapping[str, int]) -> tuple[BlockedEntry, ...]:
+    """`prefixes` has the bits of an IPv6 address by which each listener counts."""
+    return tuple(
+        BlockedEntry(
+            found.listener,
+            source_name(found.key, prefixes.get(found.listener, 8 * len(found.key))),
+            found.verdict.value,
+            round(found.seconds, 3),
+        )
+        for found in limited.sources
+    )
 
 
 async def _ask(runtime_dir: str, name: str, message: Struct, replies: object) -> object:

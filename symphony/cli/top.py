@@ -27,10 +27,23 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How often the instance is asked.",
 )
+@click.option(
+    "--samples",
+    type=click.IntRange(2, 300),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="How often --once asks before it prints: rates are of the last two, the bars show all.",
+)
 @config_option
 @runtime_dir_option
 def command(
-    once: bool, as_json: bool, interval: float, config_file: str | None, runtime_dir: str | None
+    once: bool,
+    as_json: bool,
+    interval: float,
+    samples: int,
+    config_file: str | None,
+    runtime_dir: str | None,
 ) -> None:
     """Watch the proxy at work: actors, listeners, routes, upstreams, events."""
     from symphony.cli.instance import find_instance
@@ -47,7 +60,7 @@ def command(
         from rich.console import Console
 
         console = Console()
-        asyncio.run(_print_once(instance.runtime_dir, console, interval))
+        asyncio.run(_print_once(instance.runtime_dir, console, interval, samples))
     else:
         from rich.console import Console
 
@@ -62,24 +75,27 @@ def command(
         asyncio.run(run())
 
 
-async def _print_once(runtime_dir: str, console: Console, interval: float) -> None:
+async def _print_once(runtime_dir: str, console: Console, interval: float, samples: int) -> None:
     from rich.console import ConsoleDimensions
 
     from symphony.api.telemetry import TelemetrySource
+    from symphony.dashboard.app import look_around
     from symphony.dashboard.frame import Frame
     from symphony.dashboard.history import History
     from symphony.dashboard.view import View
 
     history, source = History(), TelemetrySource(runtime_dir)
-    for _ in range(2):  # rates need two states
-        history.add(await source.gather())
-        if len(history) == 1:
+    for left in reversed(range(samples)):
+        telemetry = await source.gather()
+        history.add(telemetry)
+        if left:
             await asyncio.sleep(interval)
+    around = await look_around(runtime_dir, telemetry)
     if not console.is_terminal:
         # Not cut for a screen that is not there.
-        width, height = os.environ.get("COLUMNS", "100"), os.environ.get("LINES", "48")
+        width, height = os.environ.get("COLUMNS", "100"), os.environ.get("LINES", "200")
         console.size = ConsoleDimensions(int(width), int(height))
     view = View()
     view.selected = -1
-    console.print(Frame(history, view, ()))
+    console.print(Frame(history, view, (), around=around, paper=not console.is_terminal))
     console.print()

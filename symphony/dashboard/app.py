@@ -13,16 +13,24 @@ from datetime import datetime
 from rich.console import Console
 from rich.live import Live
 
+from symphony.api.blocked import BlockedEntry, list_exceeding
 from symphony.api.events import EventFeed, SubscriberTooSlow
+from symphony.api.held import list_held
 from symphony.api.telemetry import TelemetrySource
+from symphony.dashboard.around import Around
+from symphony.dashboard.changes import changes
 from symphony.dashboard.frame import Frame
 from symphony.dashboard.history import History
 from symphony.dashboard.keys import keys_at_once, read_keys
+from symphony.dashboard.sections import printable
 from symphony.dashboard.view import View
 from symphony.mailbox.address import RuntimeDirError
 from symphony.messages.events import Blocked, Event, Released, Suspended
+from symphony.observe.telemetry import Telemetry
 
 EVENTS_KEPT = 500
+LOOK_AROUND_EVERY_S = 2.0
+BLOCKED_SHOWN = 200
 _LOOK_AGAIN_S = 1.0
 
 
@@ -38,6 +46,7 @@ class Dashboard:
         self._events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self._view = View()
         self._note = ""
+        self._around = Around()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -47,6 +56,7 @@ class Dashboard:
         tasks = [
             loop.create_task(self._ask(), name="ask"),
             loop.create_task(self._listen(), name="listen"),
+            loop.create_task(self._look_around(), name="look around"),
         ]
         loop.add_signal_handler(signal.SIGINT, self._press, "ctrl-c")
         loop.add_signal_handler(signal.SIGTERM, self._press, "ctrl-c")
@@ -71,7 +81,7 @@ class Dashboard:
         return Live(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
 
     def _frame(self) -> Frame:
-        return Frame(self._history, self._view, tuple(self._events), self._note)
+        return Frame(self._history, self._view, tuple(self._events), self._note, self._around)
 
     def _press(self, key: str) -> None:
         self._view.press(key)
@@ -82,7 +92,7 @@ class Dashboard:
             if not self._view.paused:
                 telemetry = await self._source.gather()
                 if telemetry.pid or telemetry.applied:
-                    self._history.add(telemetry)
+                    self._take(telemetry)
                     self._note = f"silent: {', '.join(telemetry.silent)}" if telemetry.silent else ""
                 else:
                     # What it told is of no use to whatever runs here next.
@@ -90,6 +100,24 @@ class Dashboard:
                     self._note = "the instance does not answer; waiting for it"
                 self._changed.set()
             await asyncio.sleep(self._interval_s)
+
+    def _take(self, telemetry: Telemetry) -> None:
+        before = self._history.now
+        if before is not None:
+            for change in changes(before, telemetry):
+                self._tell(change)
+        self._history.add(telemetry)
+
+    async def _look_around(self) -> None:
+        """Ask who is refused and what is held: not as often, since it takes the actors longer to tell."""
+        while True:
+            now = self._history.now
+            if now is not None and not self._view.paused:
+                self._around = await look_around(self._runtime_dir, now)
+                self._changed.set()
+            await asyncio.sleep(
+                max(self._interval_s, LOOK_AROUND_EVERY_S) if now is not None else self._interval_s
+            )
 
     async def _listen(self) -> None:
         """Follow the events, of one instance after the other."""
@@ -106,6 +134,16 @@ class Dashboard:
         self._events.append(f"{datetime.now():%H:%M:%S} {text}")
         if not self._view.paused:
             self._changed.set()
+
+
+async def look_around(runtime_dir: str, now: Telemetry) -> Around:
+    """Ask for what is not counted, of those who have something to tell."""
+    blocked: tuple[BlockedEntry, ...] = ()
+    more = 0
+    if now.limiter is not None and now.limiter.sources:
+        blocked, more = await list_exceeding(runtime_dir, BLOCKED_SHOWN)
+    held = (await list_held(runtime_dir)).held if now.held else ()
+    return Around(blocked, more, held)
 
 
 def watch_keys(loop: asyncio.AbstractEventLoop, descriptor: int, press: Callable[[str], None]) -> None:
@@ -130,12 +168,8 @@ def render_event(event: Event) -> str:
     match event:
         case Blocked(listener, ip, reason, sni):
             more = f" (and {event.left_out} more)" if event.left_out else ""
-            return f"blocked {ip} on {listener}: {reason}{f' for {_shown(sni)}' if sni else ''}{more}"
+            return f"blocked {ip} on {listener}: {reason}{f' for {printable(sni)}' if sni else ''}{more}"
         case Suspended(id):
-            return f"held {id}: {event.peer_ip} asks for {_shown(event.sni) or 'no name'}"
+            return f"held {id}: {event.peer_ip} asks for {printable(event.sni) or 'no name'}"
         case Released(id, how):
             return f"released {id}: {how}"
-
-
-def _shown(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

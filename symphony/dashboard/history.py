@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from msgspec import Struct
@@ -25,8 +25,6 @@ class Flow(Struct, frozen=True):
     failures: float
     bytes_up: float
     bytes_down: float
-    connect_ms: float | None
-    """The mean of late; None when there was no connection."""
 
 
 class History:
@@ -102,8 +100,10 @@ class History:
             base = self._states[0]
         return histogram(now) - histogram(base) if base is not None else histogram(now)
 
-    def flows(self, records: Callable[[Telemetry], dict[str, Totals]]) -> list[Flow]:
-        """Every route or upstream that was ever used, in the order of their names."""
+    def flows(
+        self, records: Callable[[Telemetry], dict[str, Totals]], keys: Iterable[str] = ()
+    ) -> list[Flow]:
+        """Every route or upstream that was ever used, and those of `keys` too, in the order of their names."""
         before, now = self._before(), self.now
         if now is None:
             return []
@@ -111,7 +111,7 @@ class History:
         seconds = self._seconds()
         return [
             _flow(key, totals, earlier.get(key, NO_TOTALS if before is not None else totals), seconds)
-            for key, totals in sorted(records(now).items())
+            for key, totals in sorted({**dict.fromkeys(keys, NO_TOTALS), **records(now)}.items())
         ]
 
 
@@ -119,7 +119,6 @@ def _flow(key: str, now: Totals, before: Totals, seconds: float) -> Flow:
     def rate(later: int, earlier: int) -> float:
         return max(0, later - earlier) / seconds if seconds else 0.0
 
-    made = now.connections - before.connections
     return Flow(
         key=key,
         active=now.active,
@@ -127,5 +126,4 @@ def _flow(key: str, now: Totals, before: Totals, seconds: float) -> Flow:
         failures=rate(now.failures, before.failures),
         bytes_up=rate(now.bytes_up, before.bytes_up),
         bytes_down=rate(now.bytes_down, before.bytes_down),
-        connect_ms=(now.connect_us - before.connect_us) / made / 1000 if made > 0 else None,
     )

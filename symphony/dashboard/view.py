@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-SORTS = ("name", "active", "rate", "bytes")
+SORTS = ("name", "active", "rate", "bytes", "failures")
 
 
 class Page(Enum):
@@ -13,6 +13,9 @@ class Page(Enum):
     OVERVIEW = "overview"
     ROUTE = "route"
     EVENTS = "events"
+    BLOCKED = "blocked"
+    HELD = "held"
+    FAILURES = "failures"
     HELP = "help"
 
 
@@ -47,6 +50,12 @@ class View:
                 self.typing, self.filter = True, ""
             case "e":
                 self._toggle(Page.EVENTS)
+            case "b":
+                self._toggle(Page.BLOCKED)
+            case "w":
+                self._toggle(Page.HELD)
+            case "f":
+                self._toggle(Page.FAILURES)
             case "?" | "h":
                 self._toggle(Page.HELP)
             case "down" | "j":

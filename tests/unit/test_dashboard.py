@@ -10,14 +10,20 @@ from hypothesis import strategies as st
 from msgspec import structs
 from rich.console import Console
 
-from symphony.dashboard.frame import Frame, share_out
+from symphony.api.blocked import BlockedEntry
+from symphony.dashboard.around import Around
+from symphony.dashboard.changes import changes
+from symphony.dashboard.frame import Frame
 from symphony.dashboard.history import History
 from symphony.dashboard.keys import read_keys
 from symphony.dashboard.numbers import milliseconds, short, size, sparkline
+from symphony.dashboard.section import Rows, Section, share_out
 from symphony.dashboard.view import SORTS, Page, View
+from symphony.messages.events import Suspended
+from symphony.observe.histogram import Histogram
 from symphony.observe.records import Totals
-from symphony.observe.telemetry import Telemetry
-from tests.unit.test_telemetry import TOTALS, telemetry
+from symphony.observe.telemetry import RouteState, Telemetry, UpstreamState
+from tests.unit.test_telemetry import HISTOGRAM, TOTALS, telemetry
 
 
 def state(at: float, factor: int = 1) -> Telemetry:
@@ -25,12 +31,25 @@ def state(at: float, factor: int = 1) -> Telemetry:
         TOTALS,
         accepted=10 * factor,
         bytes_up=1000 * factor,
+        handshake_times={"": sum([HISTOGRAM] * factor, Histogram())},
+        connect_times={"unix:/a": sum([HISTOGRAM] * factor, Histogram())},
         routes={
             f"r{number:02}.example": Totals(number, 10 * factor, 0, number * factor, 0, 0)
             for number in range(30)
         },
     )
     return structs.replace(telemetry(totals), at=at)
+
+
+AROUND = Around(
+    (BlockedEntry("127.0.0.1:443", "192.0.2.7", "rate_limited", 12.4),),
+    3,
+    (
+        Suspended(
+            "0-ab-1", "127.0.0.1:443", "held", "a\x1b[2Jb.example", "192.0.2.9", 4, "", "", 30_000, 5_000
+        ),
+    ),
+)
 
 
 def history() -> History:
@@ -74,6 +93,134 @@ def test_what_a_frame_says() -> None:
     assert "PAUSED" not in text
 
 
+def test_health_and_times_are_shown() -> None:
+    lines = drawn(Frame(history(), View(), [], around=AROUND), 140, 90)
+    [route] = [line for line in lines if line.startswith("default ")]
+    assert route.split()[1] == "1/4"
+    [upstream] = [line for line in lines if line.startswith("unix:/a ")]
+    assert upstream.split()[1] == "up" and upstream.count(" s ") + upstream.count(" ms ") == 2
+    assert [line.split()[1] for line in lines if line.startswith("unix:/")] == [
+        "up",
+        "out",
+        "draining",
+        "disabled",
+    ]
+    [blocked] = [line for line in lines if line.startswith("192.0.2.7")]
+    assert blocked.split() == ["192.0.2.7", "rate_limited", "127.0.0.1:443", "12", "s"]
+    [held] = [line for line in lines if line.startswith("0-ab-1")]
+    assert held.split() == ["0-ab-1", "a?[2Jb.example", "192.0.2.9", "5", "s", "25", "s"]
+    assert any(line.startswith("127.0.0.1:1 ") for line in lines)
+    assert not any(line.startswith("m ") for line in lines), "a listener that is no more"
+
+
+def test_what_there_is_nothing_of_takes_no_line() -> None:
+    calm = structs.replace(state(1.0).totals, errors={})
+    found = History()
+    found.add(structs.replace(state(1.0), totals=calm, held=0))
+    text = "\n".join(drawn(Frame(found, View(), []), 100, 60))
+    for heading in ("held  ", "blocked", "ended early", "event"):
+        assert f"\n{heading}" not in text
+
+
+def test_on_paper_there_is_no_more_than_there_is() -> None:
+    lines = drawn(Frame(history(), View(), [], around=AROUND, paper=True), 100, 200)
+    assert 40 < len(lines) < 90 and lines[-1].strip() and "? help" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "page", "shown"),
+    [("b", Page.BLOCKED, "192.0.2.7"), ("w", Page.HELD, "0-ab-1"), ("f", Page.FAILURES, "not_tls")],
+)
+def test_pages(key: str, page: Page, shown: str) -> None:
+    view = View()
+    view.press(key)
+    assert view.page is page
+    lines = drawn(Frame(history(), view, [], around=AROUND), 80, 24)
+    assert any(line.startswith(shown) for line in lines)
+    view.press("escape")
+    assert view.page is Page.OVERVIEW
+
+
+def test_a_route_and_its_upstreams() -> None:
+    view = View()
+    view.page, view.route = Page.ROUTE, ""
+    lines = drawn(Frame(history(), view, []), 100, 30)
+    assert any(line.startswith("route default ") for line in lines)
+    assert [line.split()[1] for line in lines if line.startswith("unix:/")] == [
+        "up",
+        "out",
+        "draining",
+        "disabled",
+    ]
+    assert any(line.startswith("handshake, 99 % within ") and " s" in line for line in lines)
+    view.route = "gone.example"
+    assert "not configured any more" in "\n".join(drawn(Frame(history(), view, []), 100, 30))
+
+
+def test_what_does_not_fit_is_left_out_from_the_end() -> None:
+    section = Section(("name", "state", "first", "second"), [("n", "up", "1" * 10, "2" * 10)])
+    for width, last in ((60, "second"), (44, "second"), (32, "first"), (20, "state"), (10, "state")):
+        console = Console(file=io.StringIO(), width=width, color_system=None)
+        console.print(section.render(5, width))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        heading = text.splitlines()[0].split()
+        assert heading[-1] == last or width == 10, (width, heading)
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_only_rows_on_the_screen_are_made() -> None:
+    made: list[int] = []
+
+    def row(at: int) -> tuple[str]:
+        made.append(at)
+        return (f"row {at}",)
+
+    section = Section(("name",), Rows(100_000, row), selected=50_000)
+    console = Console(file=io.StringIO(), width=40, color_system=None)
+    console.print(section.render(11, 40))
+    assert made == list(range(49_991, 50_001)) and "row 50000" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_chosen_row_can_be_told_without_colours() -> None:
+    view = View()
+    drawn(Frame(history(), view, []), 100, 60)
+    view.press("down")
+    lines = drawn(Frame(history(), view, []), 100, 60)
+    [chosen] = [line for line in lines if line.startswith("> ")]
+    assert view.shown_routes[1] in chosen
+
+
+def test_changes_become_lines() -> None:
+    before = state(1.0)
+    acceptor, admin = before.actors
+    later = structs.replace(
+        before,
+        config_version=8,
+        actors=(
+            structs.replace(acceptor, restarts=3, pid=9, last_exit="killed by SIGKILL"),
+            structs.replace(admin, name="other"),
+        ),
+        route_states=tuple(
+            RouteState(
+                name, (UpstreamState("unix:/a", "out", "ready"), UpstreamState("unix:/b", "up", "ready"))
+            )
+            for name in ("", "b.example")
+        ),
+    )
+    assert list(changes(before, before)) == []
+    assert list(changes(before, later)) == [
+        "acceptor-0 was started again as process 9: killed by SIGKILL",
+        "other is new",
+        "admin is gone",
+        "configuration 8 is in force",
+        "upstream unix:/a is down (route default)",
+        "upstream unix:/b is up (route default)",
+    ]
+    drained = structs.replace(later, actors=later.actors[:1])
+    assert list(changes(drained, structs.replace(drained, pid=77))) == ["process 77 serves instead of 4"]
+    assert list(changes(later, structs.replace(later, actors=()))) == [], "a supervisor that is silent"
+
+
 def test_nothing_is_known_yet() -> None:
     assert "waiting" in "\n".join(drawn(Frame(History(), View(), [], "why"), 80, 24))
 
@@ -103,7 +250,7 @@ def test_filter_sort_and_choice() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([*"qps/eh?jk x", "up", "down", "enter", "escape", "backspace", "ctrl-c"])))
+@given(st.lists(st.sampled_from([*"qps/ehbwf?jk x", "up", "down", "enter", "escape", "backspace", "ctrl-c"])))
 def test_no_keys_break_it(keys: list[str]) -> None:
     view, remembered = View(), history()
     for key in keys:
