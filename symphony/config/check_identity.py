@@ -32,8 +32,11 @@ def check_client_header(route: Route, place: str, problems: list[Problem]) -> No
 def _check_rewriting(route: Route, place: str, problems: list[Problem]) -> None:
     if route.source_address_header != "x_forwarded_for":
         return
+    encrypted = "where requests are encrypted"
+    if route.suspended:
+        encrypted += ", unless a held connection is resolved otherwise (it may be given this header then)"
     for hindered, setting, why in (
-        (not route.terminate_tls, "terminate_tls = false", "where requests are encrypted"),
+        (not route.terminate_tls, "terminate_tls = false", encrypted),
         (route.http2, "http2 = true", "since it is for HTTP/1 requests only"),
     ):
         if hindered:

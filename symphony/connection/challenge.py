@@ -106,7 +106,10 @@ class ChallengeRelay:
             self._fail(Reason.UNKNOWN_HOST)
             return
         route.record.opened()
-        if route.rate:
+        if not route.balancer.slots and not route.balancer.reserve:
+            # Only a suspended route may be so: it says of no request where that goes.
+            self._fail(Reason.UNKNOWN_HOST, f"the route {route.name!r} has no upstream of its own")
+        elif route.rate:
             state.limiter.admit(route.name, route.rate, route.burst, self._admitted)
         else:
             self._connect(route)

@@ -67,7 +67,7 @@ class Reason(StrEnum):
     HTTP_BAD_HOST = "http_bad_host"  # neither a name nor an address
     TLS_ON_PLAIN_PORT = "tls_on_plain_port"
     CHALLENGE_REFUSED = "challenge_refused"  # another method than GET and HEAD, or a body
-    UNKNOWN_HOST = "unknown_host"  # a challenge for a name that has no route
+    UNKNOWN_HOST = "unknown_host"  # a challenge for a name that has no route, or one without upstreams
     # Upstream
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_MISSING = "upstream_missing"

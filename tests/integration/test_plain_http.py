@@ -91,6 +91,8 @@ def plain() -> Iterator[Plain]:
             route("missing.test", UdsUpstream(path="/nowhere")),
             route("limited.test", one.upstream, rate=0.001, burst=1.0),
             route("rest.test", rest.upstream),
+            route("held.test", policy=-1, suspend_ms=1000),
+            route("held-limited.test", policy=-1, suspend_ms=1000, rate=1.0, burst=1.0),
             route("stepped.test", UdsUpstream(path=upstream.path)),
             handshake_timeout_ms=HANDSHAKE_MS,
             idle_timeout_ms=IDLE_MS,
@@ -292,6 +294,8 @@ def test_a_client_that_never_reads(plain: Plain) -> None:
         (head("nobody.test", CHALLENGE), 404, Reason.UNKNOWN_HOST),
         (head("127.0.0.1", CHALLENGE), 404, Reason.UNKNOWN_HOST),
         (head("a.b.two.test", CHALLENGE), 404, Reason.UNKNOWN_HOST),
+        (head("held.test", CHALLENGE), 404, Reason.UNKNOWN_HOST),
+        (head("held-limited.test", CHALLENGE), 404, Reason.UNKNOWN_HOST),
     ],
 )
 @pytest.mark.parametrize("step", [1 << 20, 1000])

@@ -77,6 +77,14 @@ def test_fields_in_requests_need_requests_that_can_be_read(folder: Path, setting
     assert text.startswith(f'"x_forwarded_for" cannot be used with {setting}')
 
 
+def test_fields_in_requests_of_a_route_that_holds_what_it_passes_through(folder: Path) -> None:
+    route = 'source_address_header = "x_forwarded_for"\nterminate_tls = false\nsuspended = true'
+    ((place, text),) = problems(read(folder, route=route))
+    assert place == "routes[0].source_address_header"
+    assert "unless a held connection is resolved otherwise (it may be given this header then)" in text
+    assert text.endswith("expected a PROXY header, or not terminate_tls = false")
+
+
 def test_fields_in_requests(folder: Path) -> None:
     entry = only_route(read(folder, route='source_address_header = "x_forwarded_for"'))
     assert (entry.source_address_header, entry.forward_fingerprint) == ("x_forwarded_for", ())
