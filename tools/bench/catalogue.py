@@ -15,6 +15,7 @@ from tools.bench.axes import (
     Latency,
     MemoryAxis,
     Ready,
+    replace_job,
 )
 from tools.bench.job import Job
 from tools.bench.peers import Symphony
@@ -30,6 +31,11 @@ def _handshake(version: str, *, resume: bool = False) -> Job:
     return Job(
         kind="fresh", sides=[], version=version, resume=resume, connections=10, warmup=100, operations=1000
     )
+
+
+def _as_they_come(title: str, job: Job, key: str, limit: float) -> CpuAxis:
+    title = f"{title}, each with the cipher that it prefers"
+    return CpuAxis(f"preferred-{key}", title, replace_job(job, pinned=False), limit=limit)
 
 
 def _small(connections: int) -> Job:
@@ -60,6 +66,11 @@ def all_axes() -> list[Axis]:
             _handshake("1.2", resume=True),
             limit=0.95,
         ),
+        _as_they_come(f"{full} (ECDSA P-256, TLS 1.3)", _handshake("1.3"), "handshake", 0.92),
+        _as_they_come(
+            "resumed handshake, one request (TLS 1.3)", _handshake("1.3", resume=True), "resumed", 0.95
+        ),
+        _as_they_come("1 MiB down", _bulk("down"), "down", 0.92),
         CpuAxis("small-1", "small request, 1 kept connection", _small(1), limit=1.05),
         CpuAxis("small-25", "small request, 25 kept connections", _small(25), limit=1.05),
         CpuAxis("small-500", "small request, 500 kept connections", _small(500), limit=1.05),

@@ -23,6 +23,8 @@ class Job(Struct, kw_only=True, frozen=True):
     (idle connections held besides). `fresh`: one connection per operation, `connections` at a time.
     `rate`: `rate` requests a second over `connections`, due times fixed in advance. `hold`: idle connections, memory
     read at every number in `idle`.
+
+    `pinned`: the client offers one cipher, so that all sides must use the same.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Job(Struct, kw_only=True, frozen=True):
     idle: list[int] = field(default_factory=lambda: [0])
     rate: float = 0.0
     limit_s: float = 60.0
+    pinned: bool = True
 
 
 class Level(Struct, kw_only=True):

@@ -64,7 +64,10 @@ class Load:
         self.job = job
         self.epoll = select.epoll()
         self.layer = plain if job.version == "plain" else tls
-        self.context = plain.ClientContext() if job.version == "plain" else tls.ClientContext(job.version)
+        if job.version == "plain":
+            self.context: Any = plain.ClientContext()
+        else:
+            self.context = tls.ClientContext(job.version, pinned=job.pinned)
         self.exchange = Exchange(*request_for(job.request))
         self.small = Exchange(*request_for("small"))
         self.sides = [Side(side) for side in job.sides]

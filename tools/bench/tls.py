@@ -1,7 +1,8 @@
 """The client's TLS: OpenSSL on the descriptor, called through the cffi library that pyOpenSSL carries.
 
 Parameters are pinned (X25519 first, AES-256-GCM), so that every proxy does the same cryptography whatever its library
-prefers: a ratio between different ciphers would say nothing about the proxies.
+prefers: a ratio between different ciphers would say nothing about the proxies. Where it is asked how proxies do as they
+come, which includes what they prefer, the client offers every cipher of its library in the library's order.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ NULL = _ffi.NULL
 class ClientContext:
     """An OpenSSL client context for one protocol version; `.raw` is what `new_connection` takes."""
 
-    def __init__(self, version: str) -> None:
-        """`version` is "1.2" or "1.3"; no other is offered."""
+    def __init__(self, version: str, *, pinned: bool = True) -> None:
+        """`version` is "1.2" or "1.3"; no other is offered. `pinned`: only one cipher is."""
         self._context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         self._context.set_min_proto_version(_VERSIONS[version])
         self._context.set_max_proto_version(_VERSIONS[version])
@@ -54,10 +55,12 @@ class ClientContext:
         self._context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         self.raw = self._context._context
         _lib.SSL_CTX_set_mode(self.raw, _MODE_RELEASE_BUFFERS)
-        if (
-            _lib.SSL_CTX_set1_curves_list(self.raw, b"X25519:P-256") != 1
-            or _lib.SSL_CTX_set_cipher_list(self.raw, _CIPHERS_12) != 1
-            or _lib.SSL_CTX_set_ciphersuites(self.raw, _CIPHERS_13) != 1
+        if _lib.SSL_CTX_set1_curves_list(self.raw, b"X25519:P-256") != 1 or (
+            pinned
+            and (
+                _lib.SSL_CTX_set_cipher_list(self.raw, _CIPHERS_12) != 1
+                or _lib.SSL_CTX_set_ciphersuites(self.raw, _CIPHERS_13) != 1
+            )
         ):
             raise RuntimeError("this OpenSSL does not offer X25519 with AES-256-GCM")
 
