@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -100,6 +101,9 @@ def _draw(
 )
 @click.option("--smoke", is_flag=True, help="Two axes, one short pair: shows that the program works.")
 @click.option("--calibrate", is_flag=True, help="Also compare nginx with itself: the noise of this machine.")
+@click.option(
+    "--before", metavar="COMMAND", help="Compare with another `symphony`, such as one of before a change."
+)
 @_json_file
 @_doc_file
 @_plots
@@ -114,6 +118,7 @@ def main(
     scale: float,
     smoke: bool,
     calibrate: bool,
+    before: str | None,
     json_file: Path | None,
     doc_file: Path | None,
     plots_directory: Path | None,
@@ -149,7 +154,11 @@ def main(
     if smoke:
         pairs, scale = SMOKE_PAIRS, SMOKE_SCALE
     field = suite.choose(peer_names.split(",") if peer_names else [])
-    if calibrate and not suite.Again().missing():
+    if before is not None:
+        if shutil.which(before) is None:
+            raise click.UsageError(f"{before} is not a command")
+        field = suite.Field([peers.Symphony()], {}, suite.Before(before))
+    elif calibrate and not suite.Again().missing():
         field.wanted.append(suite.Again())
     if not field.wanted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in field.missing.items())

@@ -34,6 +34,17 @@ class Again(peers.Nginx):
         return peers.Nginx().missing()
 
 
+class Before(Symphony):
+    """Another Symphony, such as one of before a change: what the change costs is the ratio to it."""
+
+    name = "before"
+
+    def __init__(self, command: str) -> None:
+        """`command` is that Symphony's `symphony`."""
+        super().__init__()
+        self._command = command
+
+
 @dataclass(frozen=True)
 class Field:
     """The proxies: those to measure, why others are missing, and the one that they are compared with."""
@@ -104,6 +115,8 @@ def measure(chosen: list[Axis], field: Field, pairs: int, scale: float, console:
     warnings = [warning] if warning else []
     if reference is None:
         warnings.append("nothing to compare with: no nginx, HAProxy or hitch here, so there are no ratios")
+    elif isinstance(reference, Before):
+        warnings.append(f"ratios are to {reference.executable}")
     elif reference.name != REFERENCES[0]:
         warnings.append(f"nginx is missing, so ratios are to {reference.name} and the targets do not apply")
     versions = {peer.name: peer.version() for peer in [*field.wanted, *([reference] if reference else [])]}
@@ -120,6 +133,9 @@ def measure(chosen: list[Axis], field: Field, pairs: int, scale: float, console:
         steps = [axis.steps(bench) for axis in chosen for peer in field.wanted if takes_part(axis, peer)]
         progress.update(task, total=sum(steps))
         figures = run_axes(chosen, field.wanted, bench, progress, task)
+    if isinstance(reference, Before):
+        for figure in figures:
+            figure.target = None
     return Report(
         started=started,
         seconds=time.monotonic() - clock,
