@@ -9,9 +9,13 @@ READY_BENCH := $(VENV)/.installed-bench
 READY_DOCS := $(VENV)/.installed-docs
 READY_TOOLS := $(VENV)/.test-packages
 
-# The first interpreter that is new enough; `make PYTHON=/path/to/python3 ...` overrides the search.
-PYTHON ?= $(shell for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do \
-	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3 ...` overrides the search. The distribution's
+# own comes first: it is built with all optimisations, which others (pyenv's as it comes) are not, and takes 7 % less CPU
+# for a handshake. Without ensurepip (Debian's python3-venv) it cannot make a virtual environment: another one is looked for.
+PYTHON ?= $(shell for module in ensurepip sys; do \
+	for candidate in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$candidate -c "import sys, $$module; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$candidate && exit; \
+	done; done)
 WORKERS ?= 4
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 

@@ -84,7 +84,8 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
     source = build(CHECKOUT, "sdist", tmp_path)
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # none before Python 3.11.4
+        archive.extractall(tmp_path)
     assert {"README.md", "LICENSE", "Makefile", "ops/systemd/symphony.service", "tools/shows.py"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith((".venv", ".git/"))]
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
