@@ -26,7 +26,64 @@ HEAD = """\
 Written by `python -m tools.reference` from the types that files are checked against; do not edit it.
 
 A configuration is a TOML file, or YAML or JSON by its ending. Unknown keys are refused, and all findings are reported
-at once with their places. Times are in milliseconds. Names of files are relative to the configuration file.
+at once with their places. Times are in milliseconds. Names of files are relative to the configuration file. Without
+`-c`, the file is the first of `$SYMPHONY_CONFIG`, `./symphony.toml` and `/etc/symphony/symphony.toml`.
+
+An example with something of everything:
+
+<!-- test: ports 80 443 9100 -->
+<!-- test: given openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=app \\
+    -keyout key.pem -out chain.pem -->
+<!-- test: given cp chain.pem clients.pem; cp chain.pem shop.pem; cp key.pem shop.key; echo 203.0.113.0/24 > bad.txt -->
+<!-- test: file symphony.toml -->
+```toml
+drain_timeout_ms = 60_000
+access_log = { rate = 0.1 }
+admin = { port = 9100 }
+
+[[listeners]]
+port = 443
+default_cert = { cert_chain_file = "chain.pem", private_key_file = "key.pem" }
+max_connections = 50_000
+
+[listeners.protection]
+blocklist = ["192.0.2.0/24", "@bad.txt"]
+rate_limit = { connections_per_second = 20, burst = 100 }
+penalty_box = { duration_ms = 600_000 }
+
+[[listeners]]
+port = 80
+mode = "http"                 # redirects to https
+
+[[routes]]
+sni = "shop.example.com"
+cert = { cert_chain_file = "shop.pem", private_key_file = "shop.key" }
+http2 = true
+source_address_header = "proxy_protocol_v2"
+upstreams = [
+    { kind = "tcp", host = "10.0.0.11", port = 8080, weight = 2, health_check = { interval_ms = 2000 } },
+    { kind = "tcp", host = "10.0.0.12", port = 8080, health_check = { interval_ms = 2000 } },
+]
+
+[[routes]]
+sni = "*.internal.example.com"
+mtls = { client_ca_cert_file = "clients.pem" }
+upstreams = [{ kind = "uds", path = "/run/internal.sock" }]
+
+[[routes]]
+sni = "vault.example.com"
+terminate_tls = false         # its own certificate, on its own machine
+upstreams = [{ kind = "tcp", host = "vault.lan", port = 8200 }]
+
+[[routes]]
+sni = "metered.example.com"
+suspended = true              # each connection waits for a decision
+```
+
+```console
+$ symphony check
+4 routes, 2 listeners, ok
+```
 """
 
 TABLES = (

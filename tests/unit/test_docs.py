@@ -165,3 +165,11 @@ def test_the_files_that_the_architecture_names_exist() -> None:
     ]
     assert len(named) > 20
     assert [name for name in named if not (CHECKOUT / name).exists()] == []
+
+
+def test_every_check_of_the_doctor_is_in_its_table() -> None:
+    page = (CHECKOUT / "docs" / "operations.md").read_text()
+    table = page.partition("| check | because |")[2].partition("\n\n")[0]
+    told = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
+    source = (CHECKOUT / "symphony" / "host" / "doctor.py").read_text()
+    assert sorted(told) == sorted(set(re.findall(r"Finding\(\s*\"([^\"]+)\"", source)))
