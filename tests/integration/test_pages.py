@@ -12,6 +12,7 @@ LEFT_OUT = {
         "`make test` is what runs these blocks, and `make run` ends only by Ctrl-C",
         "it installs for the user; a test of its own installs the wheel into a fresh environment",
         "a picture",
+        "a picture",
     ],
     "docs/tutorial.md": [],
     "docs/api.md": [],
