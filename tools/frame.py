@@ -135,6 +135,7 @@ def main() -> None:
     files = {"cert.pem": made.chain_pem, "key.pem": made.key_pem}
     samples = max(2, int(2 * arguments.seconds))
     os.environ["COLUMNS"] = str(arguments.columns)
+    os.environ.pop("LINES", None)  # all that there is
     with NamedServices() as services:
         config = configuration(services, services.tls("mail", made))
         with running_symphony(config, files=files) as symphony:
