@@ -17,12 +17,12 @@ from symphony.mailbox.envelope import Refused
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.limiter import (
     Acquire,
+    AtLimit,
     BlockedSources,
     Configure,
     Denied,
     DescribeLimiter,
     Granted,
-    Hold,
     LimiterDescription,
     LimiterReply,
     LimiterRequest,
@@ -30,7 +30,6 @@ from symphony.messages.limiter import (
 )
 from symphony.protection import census
 from symphony.protection.census import BlockedSource
-from symphony.protection.holders import Holders
 from symphony.protection.penalty import SourceLimits, Verdict
 from symphony.protection.source_store import SourceStore
 from symphony.protection.token_bucket import BucketTable
@@ -38,7 +37,7 @@ from symphony.protection.token_bucket import BucketTable
 NAME = "rate-limiter"
 
 # All that acceptors send.
-_FROM_WORKERS = (Acquire, Configure, Hold, DescribeLimiter)
+_FROM_WORKERS = (Acquire, Configure, AtLimit, DescribeLimiter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +61,9 @@ class RateLimiter(Actor):
         self._buckets = BucketTable(settings.capacity)
         self._sources = settings.sources
         self._limits: dict[str, SourceLimits] = {}
-        self._open = Holders()
+        self._at_limit: dict[Sender, dict[str, tuple[bytes, ...]]] = {}
         self._clock = clock
         self._version = 0
-        self._holders: set[Sender] = set()
         self._granted = 0
         self._denied = 0
         path = mailbox_path(settings.runtime_dir, name)
@@ -77,8 +75,8 @@ class RateLimiter(Actor):
         match message:
             case Acquire(key, rate, burst):
                 return self._acquire(key, rate, burst)
-            case Hold(listener, counts):
-                self._hold(listener, counts, sender)
+            case AtLimit(listener, keys):
+                self._note(listener, keys, sender)
             case Configure(version, limits):
                 if version > self._version:
                     self._version = version
@@ -100,20 +98,15 @@ class RateLimiter(Actor):
         self._granted += 1
         return _GRANTED
 
-    def _hold(self, listener: str, counts: tuple[tuple[bytes, int], ...], sender: Sender) -> None:
-        self._watch(sender)
-        for key, count in counts:
-            self._open.put(sender, (listener, key), count)
+    def _note(self, listener: str, keys: tuple[bytes, ...], sender: Sender) -> None:
+        told = self._at_limit.get(sender)
+        if told is None:
+            told = self._at_limit[sender] = {}
+            sender.on_close(lambda: self._forget(sender))
+        told[listener] = keys
 
-    def _watch(self, sender: Sender) -> None:
-        """Forget all that `sender` holds when its connection ends."""
-        if sender not in self._holders:
-            self._holders.add(sender)
-            sender.on_close(lambda: self._leave(sender))
-
-    def _leave(self, sender: Sender) -> None:
-        self._holders.discard(sender)
-        self._open.drop(sender)
+    def _forget(self, sender: Sender) -> None:
+        del self._at_limit[sender]
 
     async def _blocked(self, limit: int) -> BlockedSources:
         found: list[BlockedSource] = []
@@ -130,16 +123,20 @@ class RateLimiter(Actor):
             if limits.max_concurrent:
                 yield [
                     BlockedSource(listener, key, Verdict.TOO_MANY_CONNECTIONS, 0.0)
-                    for key, _ in self._open.at_least(listener, limits.max_concurrent)
+                    for key in self._full(listener)
                 ]
         yield from census.blocked(self._sources, self._limits, self._clock())
+
+    def _full(self, listener: str) -> set[bytes]:
+        return {key for told in self._at_limit.values() for key in told.get(listener, ())}
 
     async def _describe(self) -> LimiterDescription:
         sources = 0
         for some in census.count(self._sources):
             sources += some
             await asyncio.sleep(0)
-        return LimiterDescription(len(self._buckets), self._granted, self._denied, sources, len(self._open))
+        at_limit = sum(len(self._full(listener)) for listener in self._limits)
+        return LimiterDescription(len(self._buckets), self._granted, self._denied, sources, at_limit)
 
 
 _GRANTED = Granted()

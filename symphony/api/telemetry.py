@@ -114,7 +114,7 @@ class TelemetrySource:
             ),
             route_states=self._route_states(),
             certificates=self._certificates[1],
-            limiter=LimiterTelemetry(limiter.buckets, limiter.sources, limiter.held)
+            limiter=LimiterTelemetry(limiter.buckets, limiter.sources, limiter.at_limit)
             if isinstance(limiter, LimiterDescription)
             else None,
             counted=self._totals is not None,

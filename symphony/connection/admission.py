@@ -55,13 +55,23 @@ class Guarded(Protocol):
 def begin(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
     """Begin with what the client's address says; the connection may be over before this returns."""
     address = pack_address(connection.peer[0])
-    standing = guard.standing(address)
-    if standing is Standing.REFUSED:
-        connection.turn_away(Reason.CIDR_BLOCKED)
-    elif standing is not Standing.ALLOWED and guard.asks:
-        admission = connection.admission = Admission(connection, guard, sources)
-        if guard.limited:
-            admission.ask(source_key(address, guard.ipv6_prefix))
+    if guard.lists:
+        standing = guard.standing(address)
+        if standing is Standing.REFUSED:
+            connection.turn_away(Reason.CIDR_BLOCKED)
+            return
+        if standing is Standing.ALLOWED:
+            return
+    if guard.limited:
+        key = address if len(address) == 4 else source_key(address, guard.ipv6_prefix)
+        admission = connection.admission = Admission(connection, guard, sources, None)
+        decision = sources.decide(key)
+        if decision is None:
+            sources.ask(key, admission.answered)
+        else:
+            admission.answered(*decision)
+    elif guard.reads:
+        connection.admission = Admission(connection, guard, sources, _ADMITTED)
 
 
 def recount(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
@@ -72,7 +82,7 @@ def recount(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
         connection.admission.end()
     address = pack_address(connection.peer[0])
     if guard.standing(address) is not Standing.ALLOWED:
-        connection.admission = Admission(connection, guard, sources)
+        connection.admission = Admission(connection, guard, sources, None)
         connection.admission.hold(source_key(address, guard.ipv6_prefix))
 
 
@@ -84,20 +94,21 @@ class Admission:
         "_connection",
         "_guard",
         "_hello",
-        "_key",
         "_refusal",
         "_sources",
         "_verdict",
         "_waits",
     )
 
-    def __init__(self, connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
+    def __init__(
+        self, connection: Guarded, guard: Guard, sources: ListenerGate, verdict: Verdict | None
+    ) -> None:
+        """`verdict` is on the source, None while there is none."""
         self._connection = connection
         self._guard = guard
         self._sources = sources
-        self._key = b""
         self._cell = -1
-        self._verdict: Verdict | None = None if guard.limited else _ADMITTED
+        self._verdict = verdict
         self._hello: ClientHello | None = None
         self._refusal: Reason | None = None
         self._waits = False
@@ -107,14 +118,8 @@ class Admission:
         """Whether the source is let in."""
         return self._verdict is _ADMITTED or self._verdict is _HELD
 
-    def ask(self, key: bytes) -> None:
-        """Find out about a source; it may be turned away before this returns."""
-        self._key = key
-        self._sources.ask(key, self._answered)
-
     def hold(self, key: bytes) -> None:
         """Count as open, whatever the limit."""
-        self._key = key
         self._cell = self._sources.hold(key)
         self._verdict = _HELD
 
@@ -132,7 +137,10 @@ class Admission:
             except MalformedClientHello as error:
                 self._connection.turn_away(Reason.MALFORMED_CLIENT_HELLO, str(error))
                 return
-        self._decide(hello, refusal)
+        if refusal is None and (self._verdict is _HELD or self._verdict is _ADMITTED):
+            self._connection.let_in(hello)
+        else:
+            self._decide(hello, refusal)
 
     def _decide(self, hello: ClientHello | None, refusal: Reason | None) -> None:
         verdict = self._verdict
@@ -156,9 +164,10 @@ class Admission:
         """The connection is over, or was never let in."""
         if self._verdict is _HELD:
             self._verdict = None
-            self._sources.release(self._key, self._cell)
+            self._sources.release(self._cell)
 
-    def _answered(self, verdict: Verdict, cell: int) -> None:
+    def answered(self, verdict: Verdict, cell: int) -> None:
+        """Take what is decided of the source; the connection may be let in or turned away."""
         connection, guard = self._connection, self._guard
         self._verdict, self._cell = verdict, cell
         if connection.is_over:

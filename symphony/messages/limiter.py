@@ -1,8 +1,9 @@
 """The rate limiter's mailbox. Tags are one letter, since a connection to a route with a limit costs such an exchange.
 
 A route's bucket is asked for by :class:`Acquire`, and its limits travel with the request. About sources nothing is
-asked: acceptors decide by what they know together. They tell their limits (:class:`Configure`) and what they have open
-(:class:`Hold`), so that somebody can say who is refused. What an acceptor has open is forgotten when it is gone.
+asked: acceptors decide by what they know together. They tell their limits (:class:`Configure`) and who has as much open
+as is allowed (:class:`AtLimit`), so that somebody can say who is refused. What an acceptor told is forgotten when it is
+gone.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class Configure(Struct, frozen=True, array_like=True, tag="C"):
     limits: tuple[tuple[str, SourceLimits], ...]
 
 
-class Hold(Struct, frozen=True, array_like=True, tag="H"):
-    """The sender has so many connections open of each of these sources now: (key, how many). No reply."""
+class AtLimit(Struct, frozen=True, array_like=True, tag="H"):
+    """These sources of a listener, and no others, have as much open as they may have, as the sender knows. No reply."""
 
     listener: str
-    counts: tuple[tuple[bytes, int], ...]
+    keys: tuple[bytes, ...]
 
 
 class ListBlocked(Struct, frozen=True, array_like=True, tag="B"):
@@ -72,15 +73,15 @@ class BlockedSources(Struct, frozen=True, array_like=True, tag="K"):
 class LimiterDescription(Struct, frozen=True, array_like=True, tag="L"):
     """How many buckets are kept, and how many requests were answered either way since the limiter started.
 
-    `sources` are remembered, and `held` connections are counted as open where their number is limited.
+    `sources` are remembered, and `at_limit` of them have as much open as they may have.
     """
 
     buckets: int
     granted: int
     denied: int
     sources: int = 0
-    held: int = 0
+    at_limit: int = 0
 
 
-LimiterRequest = Acquire | Configure | Hold | ListBlocked | DescribeLimiter
+LimiterRequest = Acquire | Configure | AtLimit | ListBlocked | DescribeLimiter
 LimiterReply = Granted | Denied | BlockedSources | LimiterDescription | Refused

@@ -356,7 +356,11 @@ def _limits(telemetry: Telemetry) -> Iterator[Metric]:
     if limiter is not None:
         yield _gauge("limiter_sources", "Sources that the rate limiter remembers.", limiter.sources)
         yield _gauge("limiter_buckets", "Routes' buckets that the rate limiter keeps.", limiter.buckets)
-        yield _gauge("limiter_held", "Open connections that the rate limiter counts by source.", limiter.held)
+        yield _gauge(
+            "limiter_at_limit",
+            "Sources that have as many connections open as they may have.",
+            limiter.at_limit,
+        )
 
 
 def _certificates(telemetry: Telemetry) -> Iterator[Metric]:

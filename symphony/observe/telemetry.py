@@ -86,11 +86,11 @@ class CertificateState(Struct, frozen=True):
 
 
 class LimiterTelemetry(Struct, frozen=True):
-    """What the rate limiter keeps: buckets of routes, sources that it remembers, open connections that it counts."""
+    """What the rate limiter keeps: buckets of routes; how many sources are remembered, or at their limit."""
 
     buckets: int
     sources: int
-    held: int
+    at_limit: int
 
 
 class Telemetry(Struct, frozen=True):

@@ -20,9 +20,13 @@ class Standing(Enum):
     UNLISTED = "unlisted"
 
 
+_MOST_REMEMBERED = 4096
+
+
 class Guard:
     """A listener's protection as acceptors apply it. It does not change: a new configuration makes a new one.
 
+    `lists` is whether an address may have a standing, which is remembered for those that come again.
     `compares` is whether fingerprints are listed, `reads` whether the ClientHello has a say at all. `limited` is
     whether the limiter has to be asked, about a key of `ipv6_prefix` bits, and `boxes` whether it may answer that the
     source is in the penalty box. `asks` is whether anything is to be found out beyond the address.
@@ -33,6 +37,7 @@ class Guard:
         "_ja3",
         "_ja4",
         "_refused",
+        "_remembered",
         "_require_sni",
         "asks",
         "boxes",
@@ -40,6 +45,7 @@ class Guard:
         "ipv6_prefix",
         "limited",
         "limits",
+        "lists",
         "reads",
     )
 
@@ -47,6 +53,8 @@ class Guard:
         """`networks` has a set for each digest that `entry` names."""
         self._allowed = networks[entry.allowlist] if entry.allowlist else None
         self._refused = networks[entry.blocklist] if entry.blocklist else None
+        self.lists = self._allowed is not None or self._refused is not None
+        self._remembered: dict[bytes, Standing] = {}
         self._ja3 = frozenset(entry.ja3_blocklist)
         self._ja4 = frozenset(entry.ja4_blocklist)
         self._require_sni = entry.require_sni
@@ -60,6 +68,15 @@ class Guard:
 
     def standing(self, address: bytes) -> Standing:
         """Look a packed address up."""
+        found = self._remembered.get(address)
+        if found is None:
+            found = self._look_up(address)
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[address] = found
+        return found
+
+    def _look_up(self, address: bytes) -> Standing:
         if self._allowed is not None and self._allowed.contains(address):
             return Standing.ALLOWED
         if self._refused is not None and self._refused.contains(address):
@@ -68,7 +85,7 @@ class Guard:
 
     def judge(self, hello: ClientHello, fingerprints: Fingerprints) -> Reason | None:
         """Return why a ClientHello is refused. Raises MalformedClientHello when it has no fingerprint to compare."""
-        if self._ja3 and is_listed(fingerprints.ja3, self._ja3):
+        if self._ja3 and fingerprints.ja3 in self._ja3:
             return Reason.JA3_BLOCKED
         if self._ja4 and is_listed(fingerprints.ja4, self._ja4):
             return Reason.JA4_BLOCKED

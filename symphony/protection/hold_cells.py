@@ -90,17 +90,20 @@ class Holds:
         """How many cells there are."""
         return min(map(len, (self._cells, *self._others)))
 
-    def take(self, cell: int, limit: int, now: float) -> bool:
-        """Count one more, unless there are `limit` already.
+    def take(self, cell: int, limit: int, now: float) -> int:
+        """Count one more, and return how many that are; 0, and it is not counted, when there are `limit` already.
 
-        It is counted first, so that two which do this at once may both get False, but never both True for the last.
+        It is counted first, so that two which do this at once may both get 0, but never both be let in as the last.
         """
-        cells = self._cells
-        cells[cell] += 1
-        if self.count(cell) <= limit or (self._clear_the_dead(now) and self.count(cell) <= limit):
-            return True
-        cells[cell] -= 1
-        return False
+        own = self._cells
+        own[cell] += 1
+        total = self.count(cell)
+        if total > limit and self._clear_the_dead(now):
+            total = self.count(cell)
+        if total <= limit:
+            return total
+        own[cell] -= 1
+        return 0
 
     def add(self, cell: int) -> None:
         """Count one more, whatever the limit."""

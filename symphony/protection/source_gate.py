@@ -16,7 +16,7 @@ What was decided alone is made up for as soon as the lock is to be had, as if it
 in beyond a source's limits is owed. So all acceptors together let in what they may and at most one burst more, or one
 connection each, and in the long run not even that.
 
-The rate limiter is told who has how much open, a few times a second at most, so that it can tell who is refused for it.
+The rate limiter is told which sources have as much open as they may have, so that it can tell who is refused for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from structlog import get_logger
 
 from symphony.mailbox.client import MailboxClient
-from symphony.messages.limiter import Configure, Hold
+from symphony.messages.limiter import AtLimit, Configure
 from symphony.protection.penalty import SourceLimits, Verdict
 from symphony.protection.source_store import SourceStore
 from symphony.protection.sources import NO_CELL, Decision, SourceTable, UnknownListener
@@ -40,7 +40,6 @@ RETRY_S = 0.001
 REPORT_EVERY_S = 0.25
 _OWN_SOURCES = 16_384
 _COUNTED_SOURCES = 65_536
-_IN_ONE_MESSAGE = 2000
 _HOLD_TRIES = 20
 _ADMITTED = Verdict.ADMITTED
 _HELD = Verdict.HELD
@@ -78,6 +77,7 @@ class SourceGate:
         self._unapplied: dict[str, SourceLimits] = {}
         self._questions: deque[_Question] = deque()
         self._counted: dict[tuple[str, bytes], _Tally] = {}
+        self._told: dict[str, tuple[bytes, ...]] = {}
         self._retrying: asyncio.TimerHandle | None = None
         self._reporting: asyncio.TimerHandle | None = None
         client.on_up = self._connected
@@ -86,7 +86,7 @@ class SourceGate:
         """The gate of one listener; it stays the same while limits change."""
         gate = self._listeners.get(id)
         if gate is None:
-            gate = self._listeners[id] = ListenerGate(self, id)
+            gate = self._listeners[id] = ListenerGate(self, id, self.table)
             self.own.configure(id, SourceLimits(), self.clock())
         return gate
 
@@ -163,11 +163,10 @@ class SourceGate:
             self._retry_later()
 
     def _connected(self) -> None:
-        """Tell a limiter that may know nothing what is open."""
+        """Tell a limiter that may know nothing all that it is to know."""
         if self._version:
             self.client.cast(self._configuration())
-        for gate in self._listeners.values():
-            gate.unsaid.update(gate.held)
+        self._told.clear()
         self._tell()
 
     def _configuration(self) -> Configure:
@@ -177,7 +176,7 @@ class SourceGate:
         self._reporting = None
         self._make_up()
         self._tell()
-        if self._counted:
+        if self._counted or self.table.full:
             self.report_later()
 
     def _make_up(self) -> None:
@@ -189,16 +188,11 @@ class SourceGate:
                 pass  # its limits are still to be applied
 
     def _tell(self) -> None:
-        if not self.client.connected:
-            return  # all is told when it is
-        for gate in self._listeners.values():
-            unsaid = tuple(gate.unsaid)
-            for at in range(0, len(unsaid), _IN_ONE_MESSAGE):
-                counts = tuple((key, gate.held.get(key, 0)) for key in unsaid[at : at + _IN_ONE_MESSAGE])
-                if not self.client.cast(Hold(gate.id, counts)):
-                    self.report_later()
-                    return
-                gate.unsaid.difference_update(key for key, _ in counts)
+        at_limit = self.table.at_limit()
+        for id in self._listeners:
+            keys = at_limit.get(id, ())
+            if keys != self._told.get(id, ()) and self.client.cast(AtLimit(id, keys)):
+                self._told[id] = keys
 
 
 @dataclass(slots=True)
@@ -224,23 +218,24 @@ class _Tally:
 class ListenerGate:
     """One listener's part of the gate. `limits` are those of its present configuration.
 
-    `held` is how many connections each source has open here, and `unsaid` the sources for which the limiter is still to
-    be told so.
+    `release` takes the cell of a connection that was HELD and is over.
     """
 
-    __slots__ = ("_gate", "held", "id", "limits", "unsaid")
+    __slots__ = ("_clock", "_full", "_gate", "_judge", "id", "limits", "release")
 
-    def __init__(self, gate: SourceGate, id: str) -> None:
+    def __init__(self, gate: SourceGate, id: str, table: SourceTable) -> None:
         self._gate = gate
+        self._judge = table.decide
+        self._clock = gate.clock
+        self._full = table.full
+        self.release = table.release
         self.id = id
         self.limits = SourceLimits()
-        self.held: dict[bytes, int] = {}
-        self.unsaid: set[bytes] = set()
 
     def ask(self, key: bytes, answered: Answered) -> None:
         """Call `answered` with what becomes of one more connection: before this returns, or within 50 ms.
 
-        After HELD, :meth:`release` must follow.
+        After HELD, `release` must follow.
         """
         decision = self.decide(key)
         if decision is None:
@@ -250,13 +245,12 @@ class ListenerGate:
 
     def decide(self, key: bytes) -> Decision | None:
         """Decide, unless that has to wait."""
-        gate = self._gate
         try:
-            decision = gate.table.decide(self.id, key, gate.clock())
+            decision = self._judge(self.id, key, self._clock())
         except UnknownListener:
             return None  # its limits are still to be applied
-        if decision is not None and decision[0] is _HELD:
-            self._took(key)
+        if self._full:
+            self._gate.report_later()
         return decision
 
     def decide_alone(self, key: bytes) -> Decision:
@@ -275,8 +269,6 @@ class ListenerGate:
                 gate.table.release(cell)
                 decision = own, NO_CELL
         gate.count(self.id, key, now, decision[0] is verdict and verdict in (_ADMITTED, _HELD))
-        if decision[0] is _HELD:
-            self._took(key)
         return decision
 
     def hold(self, key: bytes) -> int:
@@ -291,24 +283,9 @@ class ListenerGate:
             )  # only after a change of the limits, and if somebody does not give a lock back
         else:
             cell = NO_CELL
-        self._took(key)
+        if self._full:
+            gate.report_later()
         return cell
-
-    def release(self, key: bytes, cell: int) -> None:
-        """A connection that was HELD is over."""
-        count = self.held[key] - 1
-        if count:
-            self.held[key] = count
-        else:
-            del self.held[key]
-        self._gate.table.release(cell)
-        self.unsaid.add(key)
-        self._gate.report_later()
-
-    def _took(self, key: bytes) -> None:
-        self.held[key] = self.held.get(key, 0) + 1
-        self.unsaid.add(key)
-        self._gate.report_later()
 
 
 def share(limits: SourceLimits, acceptors: int) -> SourceLimits:

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from symphony.protection.hold_cells import LOOK_EVERY_S, Holds
 from symphony.protection.penalty import SourceLimits, TokenClock, Verdict
-from symphony.protection.source_store import BOXED, MINUTE, SECOND, SourceStore
+from symphony.protection.source_store import BOXED, MINUTE, SECOND, WAYS, SourceStore
 
 NO_CELL = -1
+_MOST_FULL = 4096
+_MOST_KNOWN = 8192
 _LOOK_AGAIN_S = 1.0
 """So long it is taken for granted that a set is full when nobody in it can make way before."""
 
@@ -27,6 +29,7 @@ _HELD = Verdict.HELD
 _PENALTY_BOXED = Verdict.PENALTY_BOXED
 _RATE_LIMITED = Verdict.RATE_LIMITED
 _SUSTAINED_LIMITED = Verdict.SUSTAINED_LIMITED
+_ADMITTED_DECISION = Verdict.ADMITTED, NO_CELL
 _TURNED_AWAY = Verdict.TABLE_FULL, NO_CELL
 
 Decision = tuple[Verdict, int]
@@ -63,12 +66,14 @@ class ListenerClocks:
 class _Listener(ListenerClocks):
     """A listener that this process serves, with its limits."""
 
-    __slots__ = ("limits", "metered")
+    __slots__ = ("known", "limits", "metered")
 
     def __init__(self, store: SourceStore, number: int) -> None:
         super().__init__(store, number)
         self.limits = SourceLimits()
         self.metered = False
+        self.known: dict[bytes, tuple[int, int, int, int]] = {}
+        """Place, head, lock and hash of sources that came before. A place is another's when the head is another."""
 
 
 class SourceTable:
@@ -81,6 +86,9 @@ class SourceTable:
         self._holds = holds
         self._locks = store.locks
         self._numbers = store.numbers
+        self._words = store.words
+        self.full: dict[tuple[str, bytes], int] = {}
+        """Sources with as much open as they may have, and where that is counted; see :meth:`at_limit`."""
         self._states = store.states
         self._listeners: dict[str, _Listener] = {}
         self._clocks: dict[int, ListenerClocks] = {}
@@ -114,34 +122,44 @@ class SourceTable:
         if entry is None:
             raise UnknownListener(listener)
         limits = entry.limits
-        limit = limits.max_concurrent if self._holds is not None else 0
+        limit = limits.max_concurrent
         if not entry.metered and not limit:
-            return _ADMITTED, NO_CELL
-        number = entry.number
-        mixed = hash((number, key))
-        store, locks = self._store, self._locks
-        lock = store.lock_of(mixed)
+            return _ADMITTED_DECISION
+        # This is gone through once for each connection, when nothing of it is in the processor's caches any more: every
+        # call and every object that is touched counts.
+        known = entry.known.get(key)
+        if known is None:
+            mixed = hash((entry.number, key))
+            place, head, lock = -1, 0, self._store.lock_of(mixed)
+        else:
+            place, head, lock, mixed = known
+        locks = self._locks
         if not locks.take(lock):
             return None
         try:
-            if self._states[number] != entry.state:
+            if self._states[entry.number] != entry.state:
                 entry.refresh()
-            place = store.find(number, key, mixed)
-            if place < 0:
-                place = self._begin(number, key, mixed, now)
+            if place < 0 or self._words[place] != head:
+                place = self._place(entry.number, key, mixed, now)
                 if place < 0:
                     return _TURNED_AWAY
+                if len(entry.known) >= _MOST_KNOWN:
+                    entry.known.clear()
+                entry.known[key] = place, self._words[place], lock, mixed
             if entry.metered:
                 verdict = self._meter(entry, place, limits.penalty_s, now)
                 if verdict is not _ADMITTED:
                     return verdict, NO_CELL
-            if not limit:
-                return _ADMITTED, NO_CELL
-            cell = store.cell(place)
-            assert self._holds is not None, "there is no limit without"
-            if self._holds.take(cell, limit, now):
-                return _HELD, cell
-            return Verdict.TOO_MANY_CONNECTIONS, NO_CELL
+            holds = self._holds
+            if not limit or holds is None:
+                return _ADMITTED_DECISION
+            cell = (place >> 9) * WAYS + (place & 511)  # as SourceStore.cell has it
+            total = holds.take(cell, limit, now)
+            if not 0 < total < limit:
+                self._note_full(listener, key, cell)
+                if not total:
+                    return Verdict.TOO_MANY_CONNECTIONS, NO_CELL
+            return _HELD, cell
         finally:
             locks.give_back(lock)
 
@@ -194,6 +212,8 @@ class SourceTable:
                 return NO_CELL
             cell = self._store.cell(place)
             self._holds.add(cell)
+            if self._holds.count(cell) >= entry.limits.max_concurrent:
+                self._note_full(listener, key, cell)
             return cell
         finally:
             self._locks.give_back(lock)
@@ -202,6 +222,20 @@ class SourceTable:
         """Take note of the end of a connection that was HELD."""
         if self._holds is not None and cell != NO_CELL:
             self._holds.give_back(cell)
+
+    def at_limit(self) -> dict[str, tuple[bytes, ...]]:
+        """The sources that have as much open as they may have, by listener, as far as they were seen to."""
+        found: dict[str, list[bytes]] = {}
+        for (listener, key), cell in tuple(self.full.items()):
+            entry = self._listeners[listener]
+            place = self._store.find(entry.number, key, hash((entry.number, key)))
+            limit = entry.limits.max_concurrent
+            same = place >= 0 and self._store.cell(place) == cell
+            if same and limit and self._holds is not None and self._holds.count(cell) >= limit:
+                found.setdefault(listener, []).append(key)
+            else:
+                del self.full[listener, key]
+        return {listener: tuple(keys) for listener, keys in found.items()}
 
     def count(
         self, listener: str, key: bytes, connections: int, let_in: int, first: float, last: float
@@ -242,6 +276,10 @@ class SourceTable:
         if after != before or not entry.state:
             self._store.keep_clocks(entry.number, *after, version)
             entry.state = int(self._store.states[entry.number])
+
+    def _note_full(self, listener: str, key: bytes, cell: int) -> None:
+        if len(self.full) < _MOST_FULL:
+            self.full[listener, key] = cell
 
     def _number(self, listener: str) -> int:
         names = self._store.names()

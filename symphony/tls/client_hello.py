@@ -39,6 +39,15 @@ _EXT_SIGNATURE_ALGORITHMS = 13
 _EXT_ALPN = 16
 _EXT_SUPPORTED_VERSIONS = 43
 
+_IN_FINGERPRINTS = (
+    _EXT_SUPPORTED_GROUPS,
+    _EXT_POINT_FORMATS,
+    _EXT_SIGNATURE_ALGORITHMS,
+    _EXT_ALPN,
+    _EXT_SUPPORTED_VERSIONS,
+)
+"""The extensions whose contents JA3 or JA4 look at."""
+
 _START = Layout(
     ">BBxHI"
 ).unpack_from  # record type, major version, (minor), record length, message type and length
@@ -163,6 +172,21 @@ class ClientHello:
     def extensions(self) -> tuple[tuple[int, bytes], ...]:
         """Every extension's number and raw body, in the client's order."""
         return tuple((kind, self._body(at)) for kind, at in self._extensions_at.items())
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """All that decides about the fingerprints, undecoded: equal for connections of one client, as a rule."""
+        message, at, found = self._message, self._ciphers_at, self._extensions_at
+        parts: list[object] = [
+            message[self._start : self._start + 2],
+            message[at : at + 2 + (message[at] << 8 | message[at + 1])],
+            tuple(found),
+        ]
+        for kind in _IN_FINGERPRINTS:
+            if kind in found:
+                at = found[kind]
+                parts.append(message[at : at + 4 + (message[at + 2] << 8 | message[at + 3])])
+        return tuple(parts)
 
     @property
     def extension_ids(self) -> tuple[int, ...]:

@@ -43,33 +43,55 @@ _JA3 = re.compile(r"[0-9a-f]{32}")
 _JA4 = re.compile(r"t(?:1[0-3]|s[23]|d[123]|00)[di][0-9]{4}[0-9a-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}")
 
 
+_MOST_REMEMBERED = 1024
+_remembered: dict[tuple[object, ...], list[str]] = {}
+
+
 class FingerprintError(ValueError):
     """A list entry that no fingerprint can equal; the text says what is wrong and what is expected."""
 
 
 class Fingerprints:
-    """Both fingerprints of one ClientHello, each worked out when it is first asked for."""
+    """Both fingerprints of one ClientHello, each worked out when it is first asked for.
 
-    __slots__ = ("_hello", "_ja3", "_ja4")
+    Clients send the same again and again, but for what fingerprints do not look at. So those that were worked out are
+    remembered for a while, in a bounded number.
+    """
+
+    __slots__ = ("_hello", "_ja3", "_ja4", "_recalled")
 
     def __init__(self, hello: ClientHello) -> None:
         self._hello = hello
         self._ja3 = ""
         self._ja4 = ""
+        self._recalled: list[str] | None = None
 
     @property
     def ja3(self) -> str:
         """The JA3 digest. Raises MalformedClientHello."""
         if not self._ja3:
-            self._ja3 = ja3(self._hello)[1]
+            found = self._recalled or self._recall()
+            found[0] = self._ja3 = found[0] or ja3(self._hello)[1]
         return self._ja3
 
     @property
     def ja4(self) -> str:
         """The JA4 fingerprint. Raises MalformedClientHello."""
         if not self._ja4:
-            self._ja4 = ja4(self._hello)
+            found = self._recalled or self._recall()
+            found[1] = self._ja4 = found[1] or ja4(self._hello)
         return self._ja4
+
+    def _recall(self) -> list[str]:
+        """Return what is remembered of such a hello: both fingerprints, "" for one that nobody has asked for."""
+        shape = self._hello.shape
+        found = _remembered.get(shape)
+        if found is None:
+            if len(_remembered) >= _MOST_REMEMBERED:
+                _remembered.clear()
+            found = _remembered[shape] = ["", ""]
+        self._recalled = found
+        return found
 
     @property
     def known(self) -> tuple[str, str]:

@@ -12,10 +12,10 @@ import pytest
 from actors.rate_limiter import LimiterSettings, run_rate_limiter
 from symphony.mailbox.client import MailboxClient
 from symphony.messages.limiter import (
+    AtLimit,
     BlockedSources,
     Configure,
     DescribeLimiter,
-    Hold,
     LimiterDescription,
     LimiterReply,
     ListBlocked,
@@ -115,24 +115,24 @@ async def test_who_is_blocked(limiter: Limiter) -> None:
         assert len((await blocked(client)).sources) == 21
 
 
-async def test_who_has_too_much_open(limiter: Limiter) -> None:
+async def test_who_is_at_the_limit(limiter: Limiter) -> None:
     limits = SourceLimits(max_concurrent=3)
     async with limiter.acceptor(limits) as one:
         async with limiter.acceptor(limits) as two:
-            one.cast(Hold("web", ((A, 2), (B, 2))))
-            two.cast(Hold("web", ((A, 5), (B, 1))))
-            two.cast(Hold("web", ((A, 1),)))
-            await until(two, lambda found: found.held == 6)
+            one.cast(AtLimit("web", (A, B)))
+            two.cast(AtLimit("web", (A, b"more")))
+            two.cast(AtLimit("web", (A,)))
+            await until(two, lambda found: found.at_limit == 2)
             reply = await blocked(one)
             assert {(source.listener, source.key, source.verdict) for source in reply.sources} == {
                 ("web", A, Verdict.TOO_MANY_CONNECTIONS),
                 ("web", B, Verdict.TOO_MANY_CONNECTIONS),
             }
-            one.cast(Hold("web", ((B, 0),)))
-            await until(one, lambda found: found.held == 4)
+            one.cast(AtLimit("web", ()))
+            await until(one, lambda found: found.at_limit == 1)
             assert [source.key for source in (await blocked(one)).sources] == [A]
-        # The other one is gone, and with it what it held.
-        await until(one, lambda found: found.held == 2)
+        # The other one is gone, and with it what it told.
+        await until(one, lambda found: found.at_limit == 0)
         assert (await blocked(one)).sources == ()
 
 
@@ -141,9 +141,9 @@ async def test_an_older_configuration_changes_nothing(limiter: Limiter) -> None:
         limiter.acceptor(SourceLimits(max_concurrent=2), version=7) as client,
         limiter.acceptor(SourceLimits(max_concurrent=9), version=6) as late,
     ):
-        late.cast(Hold("web", ((A, 4),)))
-        await until(late, lambda found: found.held == 4)
+        late.cast(AtLimit("web", (A,)))
+        await until(late, lambda found: found.at_limit == 1)
         assert [source.key for source in (await blocked(client)).sources] == [A]
-        late.cast(Configure(8, (("web", SourceLimits(max_concurrent=5)),)))
-        await until(late, lambda found: found.held == 4)
+        late.cast(Configure(8, (("web", SourceLimits()),)))
+        await until(late, lambda found: found.at_limit == 1)
         assert (await blocked(late)).sources == ()

@@ -37,18 +37,19 @@ class Gate:
     def __init__(self) -> None:
         self.answer: Callable[[Verdict, int], None] | None = None
         self.at_once: Verdict | None = None
-        self.released: list[bytes] = []
+        self.released: list[int] = []
         self.held: list[bytes] = []
+
+    def decide(self, key: bytes) -> tuple[Verdict, int] | None:
+        assert key == ADDRESS
+        return None if self.at_once is None else (self.at_once, CELL)
 
     def ask(self, key: bytes, answered: Callable[[Verdict, int], None]) -> None:
         assert key == ADDRESS
         self.answer = answered
-        if self.at_once is not None:
-            answered(self.at_once, CELL)
 
-    def release(self, key: bytes, cell: int) -> None:
-        assert cell == CELL
-        self.released.append(key)
+    def release(self, cell: int) -> None:
+        self.released.append(cell)
 
     def hold(self, key: bytes) -> int:
         self.held.append(key)
@@ -147,10 +148,10 @@ def test_whichever_comes_first_the_reason_is_the_first_in_order(
         expected = "in"
     assert scene.outcome == expected
     # What is held is given back, once, by those that do not go on.
-    assert scene.gate.released == ([ADDRESS] if verdict is Verdict.HELD and expected != "in" else [])
+    assert scene.gate.released == ([CELL] if verdict is Verdict.HELD and expected != "in" else [])
     scene.admitting.end()
     scene.admitting.end()
-    assert scene.gate.released == ([ADDRESS] if verdict is Verdict.HELD else [])
+    assert scene.gate.released == ([CELL] if verdict is Verdict.HELD else [])
 
 
 def test_without_a_look_at_the_hello_a_refusal_does_not_wait_for_it() -> None:
@@ -183,7 +184,7 @@ def test_an_answer_for_a_connection_that_is_over_is_given_back() -> None:
     scene.turn_away(Reason.CLIENT_LEFT)
     scene.answer(Verdict.HELD)
     assert scene.outcome is Reason.CLIENT_LEFT
-    assert scene.gate.released == [ADDRESS]
+    assert scene.gate.released == [CELL]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.ADMITTED, Verdict.TOO_MANY_CONNECTIONS])
@@ -227,7 +228,7 @@ def test_connections_that_are_open_already() -> None:
     assert scene.gate.held == [ADDRESS]
     assert scene.admitting.is_settled
     scene.admitting.end()
-    assert scene.gate.released == [ADDRESS]
+    assert scene.gate.released == [CELL]
 
 
 def test_connections_that_are_counted_by_another_key_are_counted_anew() -> None:
@@ -237,7 +238,7 @@ def test_connections_that_are_counted_by_another_key_are_counted_anew() -> None:
     assert scene.gate.held == [], "it is still to be decided"
     scene.answer(Verdict.HELD)
     recount(scene, scene.guard, cast(ListenerGate, scene.gate))
-    assert (scene.gate.released, scene.gate.held) == ([ADDRESS], [ADDRESS])
+    assert (scene.gate.released, scene.gate.held) == ([CELL], [ADDRESS])
 
 
 @pytest.mark.parametrize("verdict", [Verdict.ADMITTED, Verdict.RATE_LIMITED])

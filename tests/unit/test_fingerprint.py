@@ -6,13 +6,24 @@ import hashlib
 import time
 from functools import cache
 from struct import pack
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symphony.tls import fingerprint
 from symphony.tls.client_hello import ClientHello, MalformedClientHello, parse
-from symphony.tls.fingerprint import GREASE, FingerprintError, check_ja3, check_ja4, is_listed, ja3, ja4
+from symphony.tls.fingerprint import (
+    GREASE,
+    FingerprintError,
+    Fingerprints,
+    check_ja3,
+    check_ja4,
+    is_listed,
+    ja3,
+    ja4,
+)
 from tests.support.client_hellos import CLIENTS, HOST_NAME, capture
 
 captured = cache(capture)
@@ -390,6 +401,61 @@ def test_bad_ja3_entries(text: str, wrong: str) -> None:
 def test_bad_ja4_entries(text: str, wrong: str) -> None:
     with pytest.raises(FingerprintError, match=wrong):
         check_ja4(text)
+
+
+_TWO = st.lists(st.sampled_from([0x0A0A, 0x1A1A, 23, 29, 0x0303, 0x0304]), min_size=1, max_size=2)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    ciphers=_TWO,
+    kinds=st.lists(st.sampled_from([0, 5, 10, 11, 13, 16, 43, 0x0A0A, 0x2A2A]), unique=True),
+    legacy=st.sampled_from([0x0302, 0x0303]),
+    groups=_TWO,
+    formats=st.sampled_from([b"\0", b"\0\1"]),
+    algorithms=_TWO,
+    versions=_TWO,
+    alpn=st.sampled_from([[b"h2"], [b"h2", b"h3"], [b"x"]]),
+)
+def test_what_is_remembered_is_never_anothers(**parts: Any) -> None:
+    """Few values in each field, so that hellos often differ in one alone."""
+    hello = build(parts.pop("ciphers"), parts.pop("kinds"), **parts)
+    for _ in range(2):
+        found = Fingerprints(hello)
+        assert found.known == ("", "")
+        assert (found.ja4, found.ja3) == (ja4(hello), ja3(hello)[1])
+        assert found.known == (ja3(hello)[1], ja4(hello))
+
+
+def test_the_same_client_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked_out: list[str] = []
+
+    def note(hello: ClientHello) -> str:
+        worked_out.append("ja4")
+        return ja4(hello)
+
+    monkeypatch.setattr(fingerprint, "_remembered", {})
+    monkeypatch.setattr(fingerprint, "ja4", note)
+    for _ in range(3):
+        hello = parse(capture("python_ssl"))  # another random, another key share
+        assert isinstance(hello, ClientHello)
+        assert Fingerprints(hello).ja4 == ja4(hello)
+    assert worked_out == ["ja4"]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "_remembered", {})
+    monkeypatch.setattr(fingerprint, "_MOST_REMEMBERED", 10)
+    for cipher in range(50):
+        assert Fingerprints(build([cipher], [0])).ja3
+    assert len(fingerprint._remembered) <= 10
+
+
+def test_one_that_cannot_be_read_never_has_a_fingerprint() -> None:
+    hello = build([1], [10], bodies={10: b"\xff\xff"})
+    for _ in range(2):
+        with pytest.raises(MalformedClientHello):
+            _ = Fingerprints(hello).ja3
 
 
 def test_cost() -> None:

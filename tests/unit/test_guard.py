@@ -59,6 +59,19 @@ def test_fingerprints_are_compared_before_the_name_is_missed() -> None:
     assert guard(require_sni=True).judge(hello(), Fingerprints(hello())) is None
 
 
+def test_a_standing_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symphony.protection.guard._MOST_REMEMBERED", 10)
+    networks = {"a": CidrSet(["192.0.2.0/25"]), "b": CidrSet(["192.0.2.0/24"])}
+    made = make_guard(ProtectionEntry(allowlist="a", blocklist="b"), networks)
+    assert made is not None and made.lists
+    for _ in range(2):
+        for last in range(256):
+            expected = Standing.ALLOWED if last < 128 else Standing.REFUSED
+            assert made.standing(bytes([192, 0, 2, last])) is expected
+        assert made.standing(bytes([192, 0, 3, 1])) is Standing.UNLISTED
+    assert len(made._remembered) <= 10
+
+
 def test_only_what_is_listed_is_computed() -> None:
     seen = hello()
     fingerprints = Fingerprints(seen)

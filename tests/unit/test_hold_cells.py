@@ -28,7 +28,8 @@ def test_the_count_is_over_all_pages(steps: list[tuple[int, int, bool]]) -> None
     for own, cell, takes in steps:
         if takes:
             fits = sum(held[acceptor, cell] for acceptor in range(3)) < 4
-            assert acceptors[own].take(cell, 4, 0.0) is fits
+            expected = sum(held[acceptor, cell] for acceptor in range(3)) + 1 if fits else 0
+            assert acceptors[own].take(cell, 4, 0.0) == expected
             held[own, cell] += fits
         elif held[own, cell]:
             acceptors[own].give_back(cell)

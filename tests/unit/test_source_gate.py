@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct
 
 from symphony.mailbox.client import MailboxClient
-from symphony.messages.limiter import Configure, Hold
+from symphony.messages.limiter import AtLimit, Configure
 from symphony.protection import source_gate
 from symphony.protection.hold_cells import HoldCells, Holds
 from symphony.protection.penalty import SourceLimits, Verdict
@@ -103,8 +103,7 @@ async def test_an_answer_comes_at_once_and_is_exact_over_all() -> None:
     assert desk.ask(times=2) == ["held", "held"]
     assert desk.other.decide("web", A, desk.now) is not None
     assert desk.ask() == ["too_many_connections"]
-    assert desk.web.held == {A: 2}
-    desk.web.release(A, desk.answers[0][1])
+    desk.web.release(desk.answers[0][1])
     assert desk.ask(times=2) == ["held", "rate_limited"]
     assert desk.ask(B) == ["held"]
     assert desk.alone == 0
@@ -114,7 +113,6 @@ async def test_an_answer_comes_at_once_and_is_exact_over_all() -> None:
 async def test_without_a_limit_on_them_open_connections_are_not_held() -> None:
     desk = Desk(SourceLimits(5.0, 1.0, penalty_s=60.0))
     assert desk.ask(times=3) == ["admitted", "rate_limited", "penalty_boxed"]
-    assert desk.web.held == {}
     desk.gate.close()
 
 
@@ -153,7 +151,6 @@ async def test_what_can_be_seen_without_the_lock_counts_too() -> None:
         desk.ask(B)
         desk.now += source_gate.WAIT_AT_MOST_S
         assert await desk.until_answered(3) == ["held", "too_many_connections", "table_full"]
-    assert desk.web.held == {A: 1}
     assert taken is not None
     desk.other.release(taken[1])
     assert desk.ask(times=2) == ["held", "too_many_connections"]
@@ -163,12 +160,11 @@ async def test_what_can_be_seen_without_the_lock_counts_too() -> None:
 async def test_who_has_used_up_the_share_does_not_count_as_open() -> None:
     desk = Desk(SourceLimits(SLOW, 2.0, max_concurrent=5), acceptors=2)
     assert desk.ask() == ["held"]
-    desk.web.release(A, desk.answers[0][1])
+    desk.web.release(desk.answers[0][1])
     with desk.locked():
         desk.ask(times=2)
         desk.now += source_gate.WAIT_AT_MOST_S
         assert await desk.until_answered(3) == ["held", "held", "rate_limited"]
-    assert desk.web.held == {A: 1}
     desk.gate._report()
     assert desk.ask() == ["rate_limited"]
     desk.now += 1.5 / SLOW
@@ -228,59 +224,54 @@ def test_shares() -> None:
 # ---- what the limiter is told
 
 
-async def test_what_is_open_is_told_seldom_and_as_it_stands() -> None:
-    desk = Desk(SourceLimits(max_concurrent=5))
-    desk.ask(times=3)
+async def test_who_is_at_the_limit_is_told_while_it_is_so() -> None:
+    desk = Desk(SourceLimits(max_concurrent=2))
+    desk.ask(times=2)
     desk.ask(B)
-    desk.web.release(B, desk.answers[3][1])
     assert desk.line.taken() == []
     async with asyncio.timeout(LIMIT_S):
         while not desk.line.sent:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0.01)
-    [told] = desk.line.taken()
-    assert isinstance(told, Hold) and dict(told.counts) == {A: 3, B: 0}
+    assert desk.line.taken() == [AtLimit("web", (A,))]
     desk.gate._report()
     assert desk.line.taken() == [], "nothing has changed"
-    desk.web.release(A, desk.answers[0][1])
+    desk.web.release(desk.answers[0][1])
+    desk.line.takes = False
     desk.gate._report()
-    assert desk.line.taken() == [Hold("web", ((A, 2),))]
+    desk.line.takes = True
+    desk.gate._report()
+    assert desk.line.taken() == [AtLimit("web", ())]
+    desk.gate._report()
+    assert desk.gate._reporting is None and desk.line.taken() == []
     desk.gate.close()
 
 
 async def test_a_limiter_that_is_new_is_told_all() -> None:
-    desk = Desk(SourceLimits(max_concurrent=5))
+    desk = Desk(SourceLimits(max_concurrent=2))
     desk.line.connected = False
     desk.ask(times=2)
     assert desk.web.hold(B) >= 0
-    desk.gate.configure(2, {"web": SourceLimits(max_concurrent=9)})
+    desk.gate.configure(2, {"web": SourceLimits(max_concurrent=1)})
     desk.gate._report()
     assert desk.line.taken() == []
     desk.line.connected = True
-    desk.line.on_up()
-    configured, told = desk.line.taken()
-    assert configured == Configure(2, (("web", SourceLimits(max_concurrent=9)),))
-    assert isinstance(told, Hold) and dict(told.counts) == {A: 2, B: 1}
-    desk.line.on_up()
-    assert len(desk.line.taken()) == 2, "all, not what has changed"
-    desk.line.takes = False
-    desk.web.release(A, desk.answers[0][1])
-    desk.gate._report()
-    desk.line.takes = True
-    desk.gate._report()
-    assert desk.line.taken() == [Hold("web", ((A, 1),))], "again when there is room"
+    for _ in range(2):
+        desk.line.on_up()
+        configured, told = desk.line.taken()
+        assert configured == Configure(2, (("web", SourceLimits(max_concurrent=1)),))
+        assert isinstance(told, AtLimit) and told.keys == (A,), "of B it is not seen before it tries again"
     desk.gate.close()
 
 
 async def test_what_is_open_already_counts_whatever_the_limit() -> None:
     desk = Desk(SourceLimits(max_concurrent=2))
     cells = [desk.web.hold(A) for _ in range(3)]
-    assert desk.web.held == {A: 3}
     assert desk.ask() == ["too_many_connections"]
     for cell in cells:
-        desk.web.release(A, cell)
+        desk.web.release(cell)
     assert desk.ask(times=3) == ["held", "held", "too_many_connections"]
     with desk.locked():
         cell = desk.web.hold(B)
     assert cell == -1, "it cannot be counted, and serves on"
-    desk.web.release(B, cell)
+    desk.web.release(cell)
     desk.gate.close()

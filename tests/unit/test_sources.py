@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from symphony.protection import census
 from symphony.protection.hold_cells import HoldCells, Holds
-from symphony.protection.holders import Holders
 from symphony.protection.penalty import SourceLimits, TokenClock, Verdict
 from symphony.protection.source_store import MAX_LISTENERS, SourceStore
 from symphony.protection.sources import Decision, SourceTable, UnknownListener
@@ -227,23 +226,37 @@ def test_pages_must_have_a_cell_for_each_place() -> None:
         Table(store, 0, [HoldCells(store.cells - 1)])
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("pppd"), st.integers(1, 3), st.integers(0, 2), st.integers(0, 3))))
-def test_holders_like_a_plain_table(steps: list[tuple[str, int, int, int]]) -> None:
-    holders, plain = Holders(), dict[tuple[int, bytes], int]()
-    for action, holder, source, count in steps:
-        if action == "p":
-            holders.put(holder, ("web", bytes([source])), count)
-            plain[holder, bytes([source])] = count
-        else:
-            gone = {pair: plain.pop(pair) for pair in tuple(plain) if pair[0] == holder}
-            assert holders.drop(holder) == sum(gone.values())
-        assert len(holders) == sum(plain.values())
-        for number in range(3):
-            expected = sum(count for (_, key), count in plain.items() if key == bytes([number]))
-            assert holders.count(("web", bytes([number]))) == expected
-            assert ((bytes([number]), expected) in holders.at_least("web", 2)) is (expected >= 2)
-        assert holders.at_least("mail", 0) == []
+def test_who_has_as_much_open_as_is_allowed() -> None:
+    sources = table(SourceLimits(max_concurrent=2))
+    sources.configure("mail", SourceLimits(max_concurrent=1), 0.0)
+    cells = [sources.judge(A, 0.0)[1] for _ in range(2)]
+    sources.judge(B, 0.0)
+    assert sources.judge(B, 0.0, "mail")[0] is Verdict.HELD
+    assert sources.hold("mail", A, 0.0) is not None
+    assert sources.at_limit() == {"web": (A,), "mail": (B, A)}
+    assert sources.judge(A, 0.0)[0] is Verdict.TOO_MANY_CONNECTIONS
+    sources.release(cells[0])
+    assert sources.at_limit() == {"mail": (B, A)}
+    sources.configure("mail", SourceLimits(), 0.0)
+    assert sources.at_limit() == {}
+    assert sources.judge(A, 0.0)[0] is Verdict.HELD
+    for cell in cells:
+        sources.release(cell)
+    small = table(SourceLimits(max_concurrent=1), capacity=1)
+    cell = small.judge(A, 0.0)[1]
+    small.release(cell)
+    assert small.judge(B, 1.0) == (Verdict.HELD, cell)
+    assert small.at_limit() == {"web": (B,)}, "the place is no longer that of A"
+
+
+def test_a_place_that_is_anothers_now_is_not_taken_for_ones_own() -> None:
+    store = SourceStore(1)
+    one, two = successor(store, SourceLimits(1.0, 2.0), 0.0), successor(store, SourceLimits(1.0, 2.0), 0.0)
+    assert verdicts(one, 1, 0.0) == ["admitted"]
+    assert verdicts(two, 3, 1.0, B) == ["admitted", "admitted", "rate_limited"]
+    assert verdicts(one, 1, 1.5) == ["table_full"]
+    assert verdicts(one, 2, 3.0) == ["admitted", "admitted"]
+    assert verdicts(two, 1, 3.0, B) == ["table_full"]
 
 
 # ---- the lock

@@ -31,6 +31,7 @@ from symphony.routing.table import RouteTable
 from symphony.routing.upstream import UpstreamSlot
 from symphony.tls import fingerprint
 from symphony.tls.client_hello import ClientHello, parse
+from symphony.tls.fingerprint import Fingerprints
 
 Call = Callable[[], object]
 
@@ -130,6 +131,17 @@ def _ja4() -> Call:
     hello = _hello()
     expect(fingerprint.ja4(hello).startswith("t13d1515h2_"), "another JA4")
     return lambda: fingerprint.ja4(hello)
+
+
+def _prints_again() -> Call:
+    hello = _hello()
+    expect(Fingerprints(hello).ja4 == fingerprint.ja4(hello), "another JA4")
+
+    def both() -> tuple[str, str]:
+        found = Fingerprints(hello)
+        return found.ja3, found.ja4
+
+    return both
 
 
 def _lookup(routes: int, name: bytes, expected: int) -> Callable[[], Call]:
@@ -311,6 +323,7 @@ CASES: Sequence[Case] = (
     Case("client-hello", "parse a browser's ClientHello", _parse),
     Case("ja3", "JA3 of a parsed ClientHello", _ja3),
     Case("ja4", "JA4 of a parsed ClientHello", _ja4),
+    Case("prints-again", "JA3 and JA4 of a client that came before", _prints_again),
     Case("lookup-10", "route lookup, exact name, 10 routes", _lookup(10, b"host-7.example.com", 7)),
     Case(
         "lookup-100000",
