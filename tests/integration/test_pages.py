@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.pages import CHECKOUT
+from tests.support.programs import program
 from tests.support.walkthrough import Walkthrough
 
 LEFT_OUT = {
@@ -26,6 +27,8 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("page", LEFT_OUT)
 def test_every_block_of_the_page_is_as_it_says(page: str) -> None:
+    for name in ("bash", "curl", "openssl"):
+        program(name)
     with Walkthrough(CHECKOUT / page) as walkthrough:
         walkthrough.follow()
     assert walkthrough.ran > 0
