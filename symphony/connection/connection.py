@@ -14,35 +14,26 @@ entry in the timer wheel bounds all that happens before the relay:
 
 The upstream is connected only after the handshake: a client that never finishes one, or whose certificate is not
 accepted, costs the services behind nothing.
-
-Waiting for the rest of a fragmented ClientHello. Peeked bytes stay in the socket, so with level-triggered readiness the
-socket would be ready all the time while the rest is missing, and one slow client would keep a CPU busy. SO_RCVLOWAT is
-raised to the number of bytes that the parser needs next: the kernel then reports the socket as readable when that much
-is there, or when the client has closed.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
-from enum import Enum
 from time import monotonic
 from typing import Any
 
-from symphony.connection import admission, identity
-from symphony.connection.access_log import Entry
-from symphony.connection.admission import Admission
+from symphony.connection import identity
+from symphony.connection.arrival import Arrival, Phase
 from symphony.connection.connector import Connector
 from symphony.connection.held import Held, waiting_fingerprints
 from symphony.connection.introduction import Introduction
-from symphony.connection.proxy_entry import Entered, ProxyEntry
+from symphony.connection.peeking import PeekingConnection
 from symphony.connection.state import ListenerSeat, ServingState
-from symphony.observe.counters import BLOCKED_SLOT
 from symphony.observe.reasons import Reason
 from symphony.observe.records import RouteRecord
 from symphony.relay.http_relay import HttpRelay
 from symphony.relay.passthrough import PassthroughRelay
-from symphony.relay.sockets import close_after_alert, has_closed, reset_on_close
+from symphony.relay.sockets import close_after_alert, reset_on_close
 from symphony.relay.terminated import TerminatedRelay
 from symphony.routing.plan import PlannedRoute
 from symphony.routing.suspension import Suspension
@@ -52,9 +43,6 @@ from symphony.tls.context import RouteContext
 from symphony.tls.fingerprint import Fingerprints, told
 from symphony.tls.library import WANT_READ, WANT_WRITE, do_handshake
 
-FIRST_PEEK = 4096
-"""Enough for the ClientHello of any client in use, with a post-quantum key share."""
-
 _UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 """A fatal unrecognized_name alert (RFC 6066 section 3, RFC 8446 section 6.2)."""
 
@@ -63,224 +51,31 @@ _MISSING_EXTENSION = b"\x15\x03\x03\x00\x02\x02\x6d"
 
 _CERTIFICATE_ERRORS = frozenset({"peer did not return a certificate", "certificate verify failed"})
 
-_PARSE_REASONS = {
-    client_hello.NotTls: Reason.NOT_TLS,
-    client_hello.MalformedClientHello: Reason.MALFORMED_CLIENT_HELLO,
-    client_hello.OversizedClientHello: Reason.OVERSIZED_CLIENT_HELLO,
-}
 
-
-class Phase(Enum):
-    """Where a connection is on its way; see the module."""
-
-    ENTERING = "entering"
-    PEEKING = "peeking"
-    ADMITTING = "admitting"
-    HELD = "held"
-    SHAKING = "shaking"
-    CONNECTING = "connecting"
-    RELAYING = "relaying"
-    CLOSED = "closed"
-
-
-class Connection:
+class Connection(PeekingConnection):
     """Owns the accepted socket until the relay does. Made by the accept loop, kept by the ledger."""
 
-    __slots__ = (
-        "_account",
-        "_began",
-        "_client",
-        "_connector",
-        "_destination",
-        "_entry",
-        "_fd",
-        "_id",
-        "_peeked",
-        "_phase",
-        "_proxy",
-        "_relay",
-        "_route",
-        "_seat",
-        "_session",
-        "_slot",
-        "_state",
-        "_wanted",
-        "admission",
-        "fingerprints",
-        "peer",
-        "server_name",
-        "timer_tick",
-    )
+    __slots__ = ("_account", "_connector", "_relay", "_session", "_slot")
 
     def __init__(self, state: ServingState, seat: ListenerSeat, client: socket.SocketType, peer: Any) -> None:
         """Take `client`, a non-blocking socket, and its address as ``accept`` gave it."""
-        self._state = state
-        self._seat = seat
-        self._client = client
-        self._fd = client.fileno()
-        self._phase = Phase.PEEKING
-        self._entry: Entry | None = None
-        self._began = monotonic()
-        self._peeked = 0
-        self._wanted = 0
-        self._route: PlannedRoute | None = None
+        Arrival.__init__(
+            self, state, seat, client, peer
+        )  # super() is 3,000 instructions for every connection
         self._account: RouteRecord | None = None
         self._session: Any = None
         self._connector: Connector | Introduction | None = None
         self._slot: UpstreamSlot | None = None
         self._relay: TerminatedRelay | PassthroughRelay | None = None
-        self._id = ""
-        self._proxy: Any = None
-        self._destination: tuple[str, int] | None = None
-        self.peer = peer
-        self.server_name: bytes | None = None
-        self.fingerprints: Fingerprints | None = None
-        self.admission: Admission | None = None
-        self.timer_tick = 0
 
-    @property
-    def id(self) -> str:
-        """The name in logs, events and PROXY headers, made when first asked for: most never are."""
-        if not self._id:
-            self._id = self._state.ids.next()
-        return self._id
-
-    def start(self) -> None:
-        """Begin; everything may be over before this returns."""
-        state, seat = self._state, self._seat
-        state.ledger.opened(self, seat.slot)
-        if state.access_log.rate:
-            self._entry = state.access_log.open_entry(self._began)
-        if seat.max_connections and state.is_full(seat):
-            self._fail(Reason.MAX_CONNECTIONS)
-            return
-        state.host.wheel.schedule(self, seat.handshake_limit_s)
-        if seat.trusted_proxies is None:
-            self._begin()
-        elif seat.trusted_proxies.contains(self.peer[0]):
-            self._phase = Phase.ENTERING
-            ProxyEntry(state.host, self._client, self._entered, self._not_entered).start()
-        else:
-            self._fail(Reason.UNTRUSTED_PROXY)
-
-    def _entered(self, entered: Entered) -> None:
-        if entered.source is not None:
-            self._proxy = self.peer
-            self.peer = entered.source
-        self._destination = entered.destination
-        self._phase = Phase.PEEKING
-        self._begin()
-
-    def _not_entered(self, reason: Reason, detail: str) -> None:
-        self._fail(reason, detail=detail)
-
-    def _begin(self) -> None:
-        """Go on with the client's own bytes; from here on `peer` is whom the connection really comes from."""
-        guard = self._seat.guard
-        if guard is not None:
-            admission.begin(self, guard, self._seat.sources)
-            if self._phase is Phase.CLOSED:
-                return
-        # The ClientHello often comes with the connection: looking first saves a turn of the event loop.
-        if not self._peek():
-            self._state.host.add_reader(self._fd, self._readable)
-
-    # Admission
-
-    @property
-    def seat(self) -> ListenerSeat:
-        """The listener that let it in."""
-        return self._seat
-
-    def recount(self, seats: Collection[ListenerSeat]) -> None:
-        """Be counted as open if let in by one of `seats`, which have a limit on that now."""
-        seat = self._seat
-        if seat in seats and seat.guard is not None and self._phase not in (Phase.ENTERING, Phase.CLOSED):
-            admission.recount(self, seat.guard, seat.sources)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is closed."""
-        return self._phase is Phase.CLOSED
-
-    def let_in(self, hello: client_hello.ClientHello | None) -> None:
-        """Go on: the guard has nothing against it."""
-        assert hello is not None, "a TLS connection is let in by its ClientHello"
-        self._choose_route(hello)
+    # Route
 
     def turn_away(self, reason: Reason, detail: str = "") -> None:
         """End: the guard refuses."""
         if reason is Reason.NO_SNI:
             self._fail(reason, gently=True, alert=_MISSING_EXTENSION)
         else:
-            self._fail(reason, detail=detail)
-
-    def wait_for_limiter(self) -> None:
-        """Watch nothing until the guard has its answer."""
-        self._phase = Phase.ADMITTING
-        self._state.host.remove_reader(self._fd)
-
-    def wait_at_most(self, seconds: float) -> None:
-        """Give the ClientHello `seconds` to become whole."""
-        self._state.host.wheel.schedule(self, seconds)
-
-    # Peeking
-
-    def _readable(self) -> None:
-        self._peek()
-
-    def _peek(self) -> bool:
-        """Look at what has arrived. False while there is nothing to decide on yet."""
-        try:
-            data = self._client.recv(max(self._wanted, FIRST_PEEK), socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._fail(Reason.CLIENT_RESET)
-            return True
-        if not data:
-            self._fail(Reason.CLIENT_LEFT)
-            return True
-        self._peeked = len(data)
-        try:
-            hello = client_hello.parse(data)
-        except client_hello.ClientHelloError as error:
-            self._fail(_PARSE_REASONS[type(error)], detail=str(error))
-            return True
-        if isinstance(hello, client_hello.Incomplete):
-            return self._wait_for(hello.needed)
-        if self._wanted:
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        self.server_name = hello.server_name
-        if self.admission is None:
-            self._choose_route(hello)
-        else:
-            self.admission.read(hello)
-        return True
-
-    def _wait_for(self, needed: int) -> bool:
-        if self._wanted and self._peeked < self._wanted:
-            self._fail_short()
-            return True
-        if needed != self._wanted:
-            self._wanted = needed
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
-        return False
-
-    def _fail_short(self) -> None:
-        """The socket was reported as readable, with less to be peeked at than was asked for: no more will come."""
-        client = self._client
-        if not has_closed(client):
-            # MSG_PEEK never sees beyond a byte of urgent data, and the socket would stay ready all the time.
-            self._fail(Reason.MALFORMED_CLIENT_HELLO, detail="urgent data inside the ClientHello")
-        elif client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._fail(Reason.CLIENT_RESET)
-        else:
-            self._fail(self._unfinished(Reason.TRUNCATED_CLIENT_HELLO))
-
-    def _unfinished(self, reason: Reason) -> Reason:
-        """Why a connection without a whole ClientHello ends."""
-        return reason if self.admission is None else self.admission.unfinished(reason)
+            self._fail(reason, detail)
 
     def _choose_route(self, hello: client_hello.ClientHello) -> None:
         name = hello.server_name
@@ -514,7 +309,7 @@ class Connection:
         """Answer a ClientHello that leads nowhere with an alert, so that the client can say what is wrong."""
         self._fail(reason, gently=True, alert=_UNRECOGNIZED_NAME)
 
-    def _fail(self, reason: Reason, *, gently: bool = False, alert: bytes = b"", detail: str = "") -> None:
+    def _fail(self, reason: Reason, detail: str = "", *, gently: bool = False, alert: bytes = b"") -> None:
         """Close before there is a relay: with a reset, or gently so that an alert arrives."""
         if self._phase is Phase.CLOSED:
             return
@@ -537,31 +332,10 @@ class Connection:
             client.close()
         if self.admission is not None:
             self.admission.end()
-        if state.events.wanted and reason in BLOCKED_SLOT:
-            known = ("", "") if self.fingerprints is None else self.fingerprints.known
-            state.blocks.tell(reason, self._seat.id, self.peer[0], self.server_name, known)
         if self._account is not None:
             self._account.closed(0, 0, True)
-        more = {"detail": detail} if detail else {}
+        more: dict[str, object] = {"detail": detail} if detail else {}
         if self._entry is not None:
             state.access_log.write(self, self._entry, monotonic(), reason, **more)
-        state.ledger.failed(reason, self, self._seat.slot, told=self._entry is not None, **more)
+        self._count_failure(reason, more)
         state.ledger.closed(self, self._seat.slot)
-
-    def facts(self) -> dict[str, object]:
-        """What a log line says of this connection. Only called for connections that fail."""
-        facts: dict[str, object] = {
-            "id": self.id,
-            "listener": self._seat.id,
-            "peer": f"{self.peer[0]} {self.peer[1]}",
-        }
-        if self._proxy is not None:
-            facts["proxy"] = f"{self._proxy[0]} {self._proxy[1]}"
-        if self.server_name is not None:
-            facts["sni"] = self.server_name.decode("ascii", "backslashreplace")
-        if self._route is not None:
-            facts["route"] = self._route.name
-        ja3, ja4 = ("", "") if self.fingerprints is None else self.fingerprints.known
-        if ja3 or ja4:
-            facts["ja3"], facts["ja4"] = ja3, ja4
-        return facts

@@ -17,26 +17,19 @@ A client that does not take what it is sent is not read on, in any phase, and ha
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
-from enum import Enum
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
-from symphony.connection import admission, identity
-from symphony.connection.access_log import Entry
-from symphony.connection.admission import Admission
+from symphony.connection import identity
+from symphony.connection.arrival import Arrival, Phase
 from symphony.connection.challenge import ChallengeRelay
-from symphony.connection.proxy_entry import Entered, ProxyEntry
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.http.front import Answer, Challenge, Ended, RequestFront
-from symphony.observe.counters import BLOCKED_SLOT
 from symphony.observe.reasons import Reason
 from symphony.relay.direction import LINGER_S
 from symphony.relay.sockets import reset_on_close, shut_writing
-from symphony.routing.plan import PlannedRoute
 from symphony.tls.client_hello import ClientHello
-from symphony.tls.fingerprint import Fingerprints
 
 READ_SIZE = 2048
 """So few that a client which pipelines keeps the others waiting for some milliseconds only: 75 requests fit in."""
@@ -44,60 +37,33 @@ LINGER_BYTES = 1 << 20
 """What a client may still send behind the last answer."""
 
 
-class Phase(Enum):
-    """Where a connection is on its way; see the module."""
-
-    ENTERING = "entering"
-    READING = "reading"
-    FORWARDING = "forwarding"
-    LINGERING = "lingering"
-    CLOSED = "closed"
-
-
-class HttpConnection:
+class HttpConnection(Arrival):
     """Owns the accepted socket. Made by the accept loop, kept by the ledger."""
 
     __slots__ = (
         "_answered",
         "_bytes_up",
-        "_client",
         "_closing",
-        "_destination",
         "_detail",
         "_ended",
-        "_entry",
-        "_fd",
         "_front",
         "_head_timed",
-        "_id",
         "_lingered",
         "_passed",
-        "_phase",
-        "_proxy",
         "_reason",
         "_relay",
-        "_route",
-        "_seat",
         "_sent",
-        "_state",
         "_unsent",
-        "admission",
-        "fingerprints",
-        "peer",
-        "server_name",
-        "timer_tick",
     )
+
+    first_phase = Phase.READING
+    name_key = "host"
 
     def __init__(self, state: ServingState, seat: ListenerSeat, client: socket.SocketType, peer: Any) -> None:
         """Take `client`, a non-blocking socket, and its address as ``accept`` gave it."""
-        self._state = state
-        self._seat = seat
-        self._client = client
-        self._fd = client.fileno()
-        self._phase = Phase.READING
+        super().__init__(state, seat, client, peer)
         self._front = RequestFront(seat.redirect_port)
         self._relay: ChallengeRelay | None = None
-        self._id = ""
         self._unsent = b""
         self._bytes_up = self._sent = self._lingered = 0
         self._head_timed = True  # the time limit that runs is that of a request's head
@@ -107,87 +73,19 @@ class HttpConnection:
         self._ended = False  # the client has ended its direction
         self._reason: Reason | None = None  # why it failed first, counted by now
         self._detail = ""
-        self._route: PlannedRoute | None = None  # that of a challenge
-        self._entry: Entry | None = None
-        self._proxy: Any = None
-        self._destination: tuple[str, int] | None = None
-        self.peer = peer
-        self.server_name: bytes | None = None  # whom a challenge is for
-        self.admission: Admission | None = None
-        self.fingerprints: Fingerprints | None = None  # there are none without TLS
-        self.timer_tick = 0
 
-    @property
-    def id(self) -> str:
-        """The name in logs, events and PROXY headers, made when first asked for: most never are."""
-        if not self._id:
-            self._id = self._state.ids.next()
-        return self._id
+    # Admission
 
-    def start(self) -> None:
-        """Begin; everything may be over before this returns."""
-        state, seat = self._state, self._seat
-        state.ledger.opened(self, seat.slot)
-        if state.access_log.rate:
-            self._entry = state.access_log.open_entry(monotonic())
-        if seat.max_connections and state.is_full(seat):
-            self._fail(Reason.MAX_CONNECTIONS)
-            return
-        state.host.wheel.schedule(self, seat.handshake_limit_s)
-        if seat.trusted_proxies is None:
-            self._begin()
-        elif seat.trusted_proxies.contains(self.peer[0]):
-            self._phase = Phase.ENTERING
-            ProxyEntry(state.host, self._client, self._entered, self._fail).start()
-        else:
-            self._fail(Reason.UNTRUSTED_PROXY)
-
-    def _entered(self, entered: Entered) -> None:
-        if entered.source is not None:
-            self._proxy = self.peer
-            self.peer = entered.source
-        self._destination = entered.destination
-        self._phase = Phase.READING
-        self._begin()
-
-    def _begin(self) -> None:
-        """Go on with the client's own bytes; from here on `peer` is whom the connection really comes from."""
-        guard = self._seat.guard
-        if guard is not None:
-            admission.begin(self, guard, self._seat.sources)
-        if self._phase is Phase.CLOSED:
-            return
+    def _listen(self) -> None:
         if self.admission is None:
             self.let_in()
         else:
             self.admission.expect_nothing()
 
-    # Admission
-
-    @property
-    def seat(self) -> ListenerSeat:
-        """The listener that let it in."""
-        return self._seat
-
-    def recount(self, seats: Collection[ListenerSeat]) -> None:
-        """Be counted as open if let in by one of `seats`, which have a limit on that now."""
-        seat = self._seat
-        if seat in seats and seat.guard is not None and self._phase not in (Phase.ENTERING, Phase.CLOSED):
-            admission.recount(self, seat.guard, seat.sources)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is closed."""
-        return self._phase is Phase.CLOSED
-
     def let_in(self, hello: ClientHello | None = None) -> None:
         """Go on: the guard has nothing against it."""
         self._state.host.add_reader(self._fd, self._readable)
         self._readable()  # the request often comes with the connection
-
-    def turn_away(self, reason: Reason, detail: str = "") -> None:
-        """End: the guard refuses."""
-        self._fail(reason, detail)
 
     def wait_for_limiter(self) -> None:
         """Watch nothing until the guard has its answer; nothing is watched yet."""
@@ -416,23 +314,4 @@ class HttpConnection:
         if self._reason is not None:
             return
         self._reason, self._detail = reason, detail
-        state, seat = self._state, self._seat
-        if state.events.wanted and reason in BLOCKED_SLOT:
-            state.blocks.tell(reason, seat.id, self.peer[0], self.server_name, ("", ""))
-        more = {"detail": detail} if detail else {}
-        state.ledger.failed(reason, self, seat.slot, told=self._entry is not None, **more)
-
-    def facts(self) -> dict[str, object]:
-        """What a log line says of this connection. Only called for connections that fail."""
-        facts: dict[str, object] = {
-            "id": self.id,
-            "listener": self._seat.id,
-            "peer": f"{self.peer[0]} {self.peer[1]}",
-        }
-        if self._proxy is not None:
-            facts["proxy"] = f"{self._proxy[0]} {self._proxy[1]}"
-        if self.server_name is not None:
-            facts["host"] = self.server_name.decode("ascii")
-        if self._route is not None:
-            facts["route"] = self._route.name
-        return facts
+        self._count_failure(reason, {"detail": detail} if detail else {})
