@@ -43,7 +43,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -51,13 +50,11 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
-from markdown_it import MarkdownIt
-
+from tests.support.foreground import LIMIT_S, Foreground
+from tests.support.page_steps import PageError, Step, as_shown, commands_of, read_steps
 from tests.support.ports import lasting_port
 
-LIMIT_S = 40.0
 DEFAULT_RUNTIME_DIR = "/run/symphony"
 
 _LAUNCHER = """#!{python}
@@ -67,171 +64,6 @@ places.default_runtime_dir = lambda: {runtime_dir!r}
 from symphony.cli.main import main
 sys.exit(main())
 """
-_COMMENT = re.compile(r"<!--\s*test:\s*(.*?)\s*-->", re.DOTALL)
-_MODIFIERS = ("file", "append", "where", "runs on", "prints", "again", "exit", "not run,")
-
-
-class PageError(AssertionError):
-    """The page says something that is not so, or that cannot be understood; the text begins with the place."""
-
-
-class Step(NamedTuple):
-    """One block with what is said above it, or, with an empty language, one thing to do between blocks."""
-
-    line: int
-    language: str
-    text: str
-    said: tuple[tuple[str, str], ...]
-
-    def says(self, name: str) -> str | None:
-        """The rest of that comment; None where it is not there."""
-        return dict(self.said).get(name)
-
-
-def read_steps(markdown: str, name: str) -> list[Step]:
-    """What a page consists of, in its order. Raises :class:`PageError`."""
-    steps: list[Step] = []
-    waiting: list[tuple[str, str]] = []
-    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
-        line = token.map[0] + 1 if token.map else 0
-        if token.type == "html_block":
-            for said in _COMMENT.findall(token.content):
-                if (word := _first_of(_MODIFIERS, said)) is not None:
-                    waiting.append((word, said[len(word) :].strip()))
-                elif (word := _first_of(("ports", "paths", "fresh", "given", "interrupt"), said)) is not None:
-                    steps.append(Step(line, "", said[len(word) :].strip(), ((word, ""),)))
-                else:
-                    raise PageError(f"{name}:{line}: nobody knows what {said!r} asks for")
-        elif token.type in ("fence", "code_block"):
-            if token.type == "code_block" or not token.info.strip():
-                raise PageError(f"{name}:{line}: a block without a language")
-            if token.info.startswith("{"):
-                continue  # an order to the generator of the site
-            steps.append(Step(line, token.info.split()[0], token.content, tuple(waiting)))
-            waiting = []
-    if waiting:
-        raise PageError(f"{name}: no block follows {waiting[0][0]!r}")
-    return steps
-
-
-def _first_of(words: tuple[str, ...], text: str) -> str | None:
-    return next((word for word in words if re.match(rf"{re.escape(word)}(\s|$)", text)), None)
-
-
-def as_shown(shown: str, printed: str, *, whole: bool = True, since: int = 0) -> int:
-    """Where in `printed` ends what `shown` shows; -1 where it is not so.
-
-    `whole`: from the beginning to the end. Otherwise whole lines anywhere after `since` are enough.
-    """
-    lines = []
-    for line in shown.rstrip("\n").split("\n"):
-        if line.strip() == "...":
-            lines.append(r"(?:.*\n)*?")
-        else:
-            lines.append(r"[^\n]*?".join(map(_words, line.rstrip().split("..."))) + r"[ \t]*\n")
-    pattern = "".join(lines) if shown.strip() else ""
-    if whole:
-        return len(printed) if re.fullmatch(pattern, _ended(printed)) else -1
-    found = re.compile("^" + pattern, re.MULTILINE).search(printed, since)
-    return found.end() if found else -1
-
-
-def _words(text: str) -> str:
-    return r"[ \t]+".join(map(re.escape, re.split(r"[ \t]+", text)))
-
-
-def _ended(text: str) -> str:
-    return text if not text or text.endswith("\n") else text + "\n"
-
-
-def commands_of(session: str) -> list[tuple[str, str]]:
-    """The commands of a console session, each with what is shown below it."""
-    found: list[tuple[str, str]] = []
-    going_on = False
-    for line in session.splitlines():
-        going_on = going_on or (line.startswith("> ") and bool(found))
-        if going_on or line.startswith("$ "):
-            command = line[2:] if line.startswith(("$ ", "> ")) else line
-            if going_on:
-                command = f"{found.pop()[0]}\n{command}"
-            found.append((command, ""))
-            going_on = line.endswith("\\")
-        else:
-            if not found:
-                raise PageError(f"a session begins with a command, not with {line!r}")
-            command, shown = found[-1]
-            found[-1] = (command, shown + line + "\n")
-    return found
-
-
-class Foreground:
-    """A command that stays in the foreground of a shell of its own."""
-
-    def __init__(self, command: str, directory: Path, environment: dict[str, str], name: str = "") -> None:
-        self.command = command
-        self.name = name
-        self.seen = 0
-        self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - end() closes it
-        self.process = subprocess.Popen(
-            ["bash", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._output,
-            cwd=directory,
-            env=environment,
-            start_new_session=True,
-        )
-
-    @property
-    def printed(self) -> str:
-        """All so far."""
-        size = os.fstat(self._output.fileno()).st_size
-        return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
-
-    def has_to_print(self, shown: str) -> None:
-        """Wait until it has printed that after what was seen before. Raises AssertionError."""
-        deadline = time.monotonic() + LIMIT_S
-        while True:
-            ended = self.process.poll() is not None
-            printed = self.printed
-            found = as_shown(shown, printed, whole=False, since=self.seen)
-            if found >= 0:
-                self.seen = found
-                return
-            assert not ended, f"{self.command!r} ended with code {self.process.returncode}:\n{printed}"
-            assert time.monotonic() < deadline, (
-                f"{self.command!r} did not print\n{shown}\nbut\n{printed[self.seen :]}"
-            )
-            time.sleep(0.02)
-
-    def interrupt(self) -> None:
-        """Ctrl-C: the whole of the foreground gets it."""
-        try:
-            self._tell(signal.SIGINT)
-            code = self.process.wait(LIMIT_S)
-            assert code in (0, 130, -signal.SIGINT), (
-                f"{self.command!r} ended with code {code}:\n{self.printed}"
-            )
-        finally:
-            self.end()
-
-    def end(self) -> None:
-        """In whatever way it can be had."""
-        if self.process.poll() is None:
-            self._tell(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
-        self._tell(signal.SIGKILL)
-        self.process.wait(10)
-        self._output.close()
-
-    def _tell(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass  # all of them have ended
 
 
 class Walkthrough:

@@ -6,8 +6,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.support.walkthrough import PageError, Walkthrough, as_shown, commands_of, read_steps
+from tests.support.page_steps import PageError, as_shown, commands_of, read_steps
+from tests.support.walkthrough import Walkthrough
 
 
 def follow(tmp_path: Path, markdown: str) -> Walkthrough:
@@ -184,3 +187,33 @@ def test_steps_keep_their_lines() -> None:
     assert second.says("file") == "a"
     assert second.says("again") == ""
     assert second.says("prints") is None
+
+
+LINES = st.lists(
+    st.text(st.characters(exclude_categories=["C", "Zl", "Zp", "Zs"]) | st.just(" "), max_size=20), max_size=6
+)
+
+
+@given(LINES)
+def test_what_was_printed_is_as_shown_and_with_one_more_line_is_not(lines: list[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    if "..." not in text and text.strip():
+        assert as_shown(text, text) == len(text)
+        assert as_shown(text.rstrip("\n"), text + "more\n") == -1
+        assert as_shown(text.rstrip("\n") + "\n...", text + "more\n") >= 0
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["<!-- test: fresh -->", "<!-- test: ", "-->", "```sh", "```", "x", "    y", "file a", "$ "]
+        )
+    )
+)
+def test_any_page_is_read_or_refused_by_its_name(parts: list[str]) -> None:
+    try:
+        steps = read_steps("\n".join(parts), "page")
+    except PageError as error:
+        assert str(error).startswith("page")
+    else:
+        assert all(step.line >= 1 for step in steps)
