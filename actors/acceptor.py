@@ -27,7 +27,7 @@ from symphony.connection.prober import Prober
 from symphony.connection.resolution import Resolutions
 from symphony.connection.state import ListenerSeat, ServingState
 from symphony.connection.tenure import Stage, Tenure
-from symphony.host.descriptors import in_use, limit
+from symphony.host.descriptors import in_use, limit, room_for_connections
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxClient
 from symphony.mailbox.envelope import Refused
@@ -194,7 +194,9 @@ class Acceptor(Actor):
         )
         host = RelayHost(self._loop, plan.read_buffer_size, _end_owner)
         ledger = Ledger(self._page)
-        self._state = ServingState(host, settings.base, plan, ledger, limiter, settings.pages, self._name)
+        self._state = ServingState(
+            host, settings.base, plan, ledger, limiter, settings.pages, self._name, room_for_connections()
+        )
         self._resolutions = Resolutions(self._state.held, self._planner.upstreams)
         self._prober = Prober(
             self._loop, self._planner.upstreams, self._state.resolver, settings.index, len(settings.names)

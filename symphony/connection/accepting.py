@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -33,8 +34,9 @@ log = get_logger("accept")
 class AcceptLoop:
     """Accepts from `listening` for `seat`, one connection per turn of the event loop.
 
-    When the process runs out of descriptors, accepting rests for a moment: the listening socket stays ready, and
-    would be tried again and again for nothing. The connections wait in the kernel's queue meanwhile.
+    While the process has no room for more, accepting rests: connections wait in the kernel's queue, rather than being
+    accepted and then reset for want of a descriptor to an upstream. It also rests when the kernel gives no descriptor
+    all the same: the listening socket stays ready, and would be tried again and again for nothing.
     """
 
     __slots__ = ("_complain_at", "_family", "_listening", "_state", "seat", "timer_tick")
@@ -63,7 +65,10 @@ class AcceptLoop:
 
     def on_timer(self) -> None:
         """The rest is over."""
-        self.start()
+        if len(self._state.ledger.open) < self._state.room:
+            self.start()
+        else:
+            self._state.host.wheel.schedule(self, PAUSE_S)
 
     def _accept_one(self) -> None:
         self._accept()
@@ -89,7 +94,11 @@ class AcceptLoop:
         client = socket.SocketType(self._family, _STREAM, _TCP, descriptor)
         client.setblocking(False)
         seat = self.seat
-        seat.connection(self._state, seat, client, peer).start()
+        state = self._state
+        seat.connection(state, seat, client, peer).start()
+        if len(state.ledger.open) >= state.room:
+            self._rest(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            return False
         return True
 
     def _rest(self, error: OSError) -> None:

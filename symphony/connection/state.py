@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -139,6 +140,7 @@ class ServingState:
         "pages",
         "plan",
         "resolver",
+        "room",
     )
 
     def __init__(
@@ -150,9 +152,11 @@ class ServingState:
         limiter: Limiter,
         pages: Sequence[CounterPage],
         acceptor: str = "acceptor-0",
+        room: int = sys.maxsize,
     ) -> None:
         """`pages` are the totals of all acceptors, those of an earlier generation included that still have connections;
-        the one that `ledger` writes is among them. `acceptor`: its name."""
+        the one that `ledger` writes is among them. `acceptor`: its name. `room`: how many connections it can have open,
+        for want of descriptors."""
         self.host = host
         self.base: Any = base.pointer
         self.plan = plan
@@ -160,6 +164,7 @@ class ServingState:
         self.limiter = limiter
         self.pages = pages
         self.resolver = Resolver(host.loop)
+        self.room = room
         self.events = EventHub()
         self.access_log = AccessLog()
         self.blocks = BlockEvents(self.events)

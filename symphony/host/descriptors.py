@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ PER_CONNECTION = 2
 """The client's socket and the upstream's. Bytes stuck in a pipe are the exception, and can do without one."""
 BESIDES = 1024
 """For all else that a process has open: listening sockets (its own and its siblings'), mailboxes, logs."""
+_RESERVE = 64
+"""Left for health checks, name look-ups and mailboxes, where the limit is not low altogether."""
+
 _LARGEST_FILE = "/proc/sys/fs/nr_open"
 _ADVICE = "raise it (LimitNOFILE= of a systemd unit, --ulimit nofile= of a container, ulimit -Hn of a shell)"
 
@@ -39,6 +43,17 @@ def needed(listeners: Iterable[ListenerEntry]) -> int | None:
         return None
     connections = sum(entry.max_connections for entry in entries)
     return PER_CONNECTION * connections + BESIDES
+
+
+def room_for_connections() -> int:
+    """How many connections this process can have open, by its limit and what it has open besides at present.
+
+    Each of them gets the descriptors that it needs from accept to its end; some are left for all else.
+    """
+    soft = limit().soft
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(1, (soft - in_use() - min(_RESERVE, soft >> 4)) // PER_CONNECTION)
 
 
 def limit() -> DescriptorLimit:

@@ -205,6 +205,79 @@ def test_running_out_of_descriptors(stage: Stage, upstream: UpstreamHost) -> Non
         assert "ulimit -n" in lines[0]["advice"]
 
 
+def test_who_comes_when_there_is_no_room_waits_and_is_not_reset(stage: Stage, upstream: UpstreamHost) -> None:
+    """All at once, so that each is accepted before the first of them needs a descriptor to its upstream."""
+    clients = 90
+    routes = snapshot(route("localhost", UdsUpstream(path=upstream.path)))
+    rig = AcceptorRig(stage, routes)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    # Its connections have numbers from the lowest that is free, which this process has in use in part, too.
+    few = max(map(int, os.listdir("/proc/self/fd"))) + 100
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+        process = rig.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        site = Site(rig, process, upstream)
+        before = descriptors(process.pid)
+        waiting = [connect(rig.port) for _ in range(clients)]
+        for sock in waiting:
+            sock.sendall(SteppedClient("localhost").hello())
+        wait_until(lambda: "accept_paused" in process.log(), "accepting rests")
+        taken = rig.total(ACCEPTED)
+        assert 20 <= taken < clients
+        assert descriptors(process.pid) <= before + taken
+        assert rig.count(Reason.DESCRIPTOR_LIMIT) == 0
+        for sock in waiting[: clients // 2]:  # some of them are in, some still wait
+            sock.close()
+        wait_until(lambda: rig.total(ACCEPTED) > taken, "others come in")
+        for sock in waiting:
+            sock.close()
+        wait_until(lambda: rig.total(ACCEPTED) == clients and rig.active == 0, "all have had their turn")
+        assert rig.count(Reason.DESCRIPTOR_LIMIT) == 0
+        client, server = site.open()
+        exchange(client, server)
+        client.sock.close()
+        server.sock.close()
+        lines = [json.loads(line) for line in complaints(process)]
+        assert [line["event"] for line in lines] == ["accept_paused"]
+    finally:
+        rig.close()
+
+
+def test_room_is_for_connections_with_both_their_sockets(stage: Stage, upstream: UpstreamHost) -> None:
+    """As many as there is room for are served, and nobody is reset for want of a descriptor."""
+    routes = snapshot(route("localhost", UdsUpstream(path=upstream.path)))
+    rig = AcceptorRig(stage, routes)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 100, hard))
+        process = rig.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        site = Site(rig, process, upstream)
+        served = []
+        while "accept_paused" not in process.log():
+            served.append(site.open())
+            assert len(served) < 100
+        assert len(served) >= 20
+        assert rig.failures == {}
+        for client, server in served:
+            exchange(client, server)
+            client.sock.close()
+            server.sock.close()
+        wait_until(lambda: rig.active == 0, "all are over")
+        client, server = site.open()
+        exchange(client, server)
+        client.sock.close()
+        server.sock.close()
+    finally:
+        rig.close()
+
+
 def test_no_descriptor_left_for_an_upstream(stage: Stage, upstream: UpstreamHost) -> None:
     """A connection that was accepted with the last descriptor is reset and counted."""
     routes = snapshot(route("localhost", UdsUpstream(path=upstream.path)))
