@@ -25,9 +25,9 @@ def command(as_json: bool, limit: int, config_file: str | None, runtime_dir: str
     instance = find_instance(runtime_dir, config_file)
     report = asyncio.run(list_blocked(instance.runtime_dir, limit))
     if as_json:
-        import msgspec
+        from symphony.cli.output import print_json
 
-        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+        print_json(report)
     else:
         from symphony.cli.blocked_page import print_blocked
 

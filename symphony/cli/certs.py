@@ -32,12 +32,11 @@ def command(as_json: bool, config_file: str | None, runtime_dir: str | None) -> 
         certificates = _of_instance(runtime_dir, config_file)
     now = time.time()
     if as_json:
-        import msgspec
-
         from symphony.cli.certs_page import as_entry
+        from symphony.cli.output import print_json
 
         entries = [as_entry(each, now) for each in certificates]
-        click.echo(msgspec.json.format(msgspec.json.encode(entries), indent=2))
+        print_json(entries)
     else:
         from symphony.cli.certs_page import print_certificates
 

@@ -26,9 +26,9 @@ def command(as_json: bool, config_file: str | None) -> None:
     machine = Machine() if config_file is None else _machine_for(config_file)
     findings = examine(machine)
     if as_json:
-        import msgspec
+        from symphony.cli.output import print_json
 
-        click.echo(msgspec.json.format(msgspec.json.encode(findings), indent=2))
+        print_json(findings)
     else:
         from symphony.cli.doctor_page import print_findings
 

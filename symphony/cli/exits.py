@@ -16,6 +16,19 @@ class Exit(IntEnum):
     CONFIGURATION = 2
     NOT_RUNNING = 3
 
+    @property
+    def meaning(self) -> str:
+        """In words."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Exit.CLEAN: "done, or stopped cleanly",
+    Exit.FAILURE: "anything else; standard error says what, and what to do",
+    Exit.CONFIGURATION: "an error in the configuration or on the command line",
+    Exit.NOT_RUNNING: "nothing runs there, or not any more",
+}
+
 
 def leave(code: Exit, line: str = "") -> NoReturn:
     """End the command with `code`, and with `line` on standard error if there is one."""

@@ -14,6 +14,7 @@ COMMANDS = (
     "run",
     "check",
     "status",
+    "routes",
     "top",
     "reload",
     "upgrade",

@@ -10,15 +10,23 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def json_option(command: Command) -> Command:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
 def config_option(command: Command) -> Command:
     """``-c FILE``."""
-    return click.option("-c", "--config", "config_file", metavar="FILE", help="The configuration file.")(
-        command
-    )
+    return click.option(
+        "-c", "--config", "config_file", type=click.Path(), metavar="FILE", help="The configuration file."
+    )(command)
 
 
 def runtime_dir_option(command: Command) -> Command:
     """``--runtime-dir DIR``."""
     return click.option(
-        "--runtime-dir", metavar="DIR", help="Where the instance keeps its sockets and lock."
+        "--runtime-dir",
+        type=click.Path(),
+        metavar="DIR",
+        help="Where the instance keeps its sockets and lock.",
     )(command)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from symphony.cli.exits import Exit, leave
-from symphony.cli.options import config_option, runtime_dir_option
+from symphony.cli.options import config_option, json_option, runtime_dir_option
+
+if TYPE_CHECKING:
+    from symphony.messages.control import ServiceReloaded
 
 # Ten thousand routes with their certificates are read and checked in a few seconds, and then built by new acceptors.
 _ANSWER_WITHIN_S = 180.0
 
 
 @click.command()
+@json_option
 @config_option
 @runtime_dir_option
-def command(config_file: str | None, runtime_dir: str | None) -> None:
+def command(as_json: bool, config_file: str | None, runtime_dir: str | None) -> None:
     """Make the running instance read its configuration again.
 
     Where listeners or workers have changed, new acceptors take over and those before finish their connections.
@@ -31,6 +37,21 @@ def command(config_file: str | None, runtime_dir: str | None) -> None:
         done = asyncio.run(request_reload(instance.runtime_dir, _ANSWER_WITHIN_S))
     except MailboxError as error:
         leave(Exit.FAILURE, f"process {instance.pid} did not reload: {error}")
+    if as_json:
+        from msgspec import structs
+
+        from symphony.cli.output import print_json
+
+        print_json(structs.asdict(done))
+    else:
+        _print(done)
+    if done.failure:
+        leave(Exit.FAILURE, done.failure)
+    if any(problem.severity is Severity.ERROR for problem in done.problems):
+        raise SystemExit(Exit.CONFIGURATION)
+
+
+def _print(done: ServiceReloaded) -> None:
     for problem in done.problems:
         click.echo(problem.line(done.file), err=True)
     if done.kept:
@@ -39,7 +60,3 @@ def command(config_file: str | None, runtime_dir: str | None) -> None:
     click.echo(f"configuration {done.version}: " + ("in force" if done.changed else "nothing changed"))
     if done.acceptors:
         click.echo(f"serving from now on: {', '.join(done.acceptors)}")
-    if done.failure:
-        leave(Exit.FAILURE, done.failure)
-    if any(problem.severity is Severity.ERROR for problem in done.problems):
-        raise SystemExit(Exit.CONFIGURATION)

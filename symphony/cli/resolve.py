@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from symphony.cli.exits import Exit, leave
-from symphony.cli.options import config_option, runtime_dir_option
+from symphony.cli.options import config_option, json_option, runtime_dir_option
 
 if TYPE_CHECKING:
     from symphony.config.snapshot import Identity
@@ -34,10 +34,17 @@ if TYPE_CHECKING:
     help="Decrypt it, or pass its bytes through (default: as the route).",
 )
 @click.option(
-    "--cert", "cert_file", metavar="FILE", help="Decrypt it with this certificate chain (PEM, leaf first)."
+    "--cert",
+    "cert_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Decrypt it with this certificate chain (PEM, leaf first).",
 )
-@click.option("--key", "key_file", metavar="FILE", help="The certificate's private key (PEM).")
+@click.option(
+    "--key", "key_file", type=click.Path(), metavar="FILE", help="The certificate's private key (PEM)."
+)
 @click.option("--http2/--no-http2", default=None, help="Offer h2 by ALPN, or not (default: as the route).")
+@json_option
 @config_option
 @runtime_dir_option
 def command(
@@ -49,6 +56,7 @@ def command(
     cert_file: str | None,
     key_file: str | None,
     http2: bool | None,
+    as_json: bool,
     config_file: str | None,
     runtime_dir: str | None,
 ) -> None:
@@ -90,7 +98,12 @@ def command(
         leave(Exit.FAILURE, f"{connection_id} could not be resolved: {error}")
     if how == UNKNOWN:
         leave(Exit.FAILURE, f"{connection_id} is not held, or not any more")
-    click.echo(how)
+    if as_json:
+        from symphony.cli.output import print_json
+
+        print_json({"id": connection_id, "how": how})
+    else:
+        click.echo(how)
 
 
 def _read_identity(cert_file: str, key_file: str) -> Identity:

@@ -26,9 +26,9 @@ def command(as_json: bool, healthy: bool, config_file: str | None, runtime_dir: 
         serving = any(actor.kind == "acceptor" and actor.state == RUNNING for actor in status.actors)
         raise SystemExit(Exit.CLEAN if serving else Exit.FAILURE)
     if as_json:
-        import msgspec
+        from symphony.cli.output import print_json
 
-        click.echo(msgspec.json.format(msgspec.json.encode(status), indent=2))
+        print_json(status)
     else:
         from symphony.cli.status_page import print_status
 

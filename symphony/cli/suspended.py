@@ -34,8 +34,10 @@ def command(follow: bool, as_json: bool, config_file: str | None, runtime_dir: s
     if as_json:
         import msgspec
 
+        from symphony.cli.output import print_json
+
         rows = [msgspec.structs.asdict(held) for held in found.held]
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+        print_json(rows)
     else:
         from symphony.cli.suspended_page import print_suspended
 

@@ -50,12 +50,11 @@ def command(
 
     instance = find_instance(runtime_dir, config_file)
     if as_json:
-        import msgspec
-
         from symphony.api.telemetry import TelemetrySource
+        from symphony.cli.output import print_json
 
         telemetry = asyncio.run(TelemetrySource(instance.runtime_dir).gather())
-        click.echo(msgspec.json.format(msgspec.json.encode(telemetry), indent=2))
+        print_json(telemetry)
     elif once:
         from rich.console import Console
 

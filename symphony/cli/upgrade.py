@@ -5,16 +5,17 @@ from __future__ import annotations
 import click
 
 from symphony.cli.exits import Exit, leave
-from symphony.cli.options import config_option, runtime_dir_option
+from symphony.cli.options import config_option, json_option, runtime_dir_option
 
 # More than the new process has to get ready, and then to take over.
 _ANSWER_WITHIN_S = 180.0
 
 
 @click.command()
+@json_option
 @config_option
 @runtime_dir_option
-def command(config_file: str | None, runtime_dir: str | None) -> None:
+def command(as_json: bool, config_file: str | None, runtime_dir: str | None) -> None:
     """Start the program anew, as it is installed now, and let it take over without a gap.
 
     The instance that runs now finishes its connections and ends. When the new one does not become ready, nothing
@@ -35,4 +36,9 @@ def command(config_file: str | None, runtime_dir: str | None) -> None:
     if isinstance(done, UpgradeRefused):
         code = Exit.CONFIGURATION if done.configuration else Exit.FAILURE
         leave(code, f"process {instance.pid} serves on: {done.reason}")
+    if as_json:
+        from symphony.cli.output import print_json
+
+        print_json({"pid": done.pid, "predecessor": instance.pid})
+        return
     click.echo(f"process {done.pid} has taken over from {instance.pid}, which finishes its connections")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from symphony.cli.exits import Exit, leave
-from symphony.cli.options import config_option, runtime_dir_option
+from symphony.cli.options import config_option, json_option, runtime_dir_option
 
 if TYPE_CHECKING:
     from symphony.config.model import UpstreamMode
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 @click.argument("route")
 @click.argument("upstream")
 @click.argument("mode", type=click.Choice(["drain", "ready", "down"]))
+@json_option
 @config_option
 @runtime_dir_option
 def command(
-    route: str, upstream: str, mode: UpstreamMode, config_file: str | None, runtime_dir: str | None
+    route: str,
+    upstream: str,
+    mode: UpstreamMode,
+    as_json: bool,
+    config_file: str | None,
+    runtime_dir: str | None,
 ) -> None:
     """Take an upstream out of a route, or back in, until Symphony itself is restarted.
 
@@ -43,7 +49,14 @@ def command(
         leave(Exit.FAILURE, refused.reason)
     except MailboxError as error:
         leave(Exit.FAILURE, f"process {instance.pid} did not do it: {error}")
-    names = ", ".join(name or "(default)" for name in done.routes)
-    click.echo(f"{upstream} is set to {done.mode} in {names}: {done.remaining} connections open")
+    if as_json:
+        from msgspec import structs
+
+        from symphony.cli.output import print_json
+
+        print_json({"upstream": upstream, **structs.asdict(done)})
+    else:
+        names = ", ".join(name or "(default)" for name in done.routes)
+        click.echo(f"{upstream} is set to {done.mode} in {names}: {done.remaining} connections open")
     if done.behind:
         leave(Exit.FAILURE, f"not yet taken up by {', '.join(done.behind)}")
