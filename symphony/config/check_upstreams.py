@@ -32,6 +32,20 @@ class UpstreamsSeen:
                     )
                     problems.append(Problem(f"{place}.upstreams[{index}].ip_affinity", text))
         self._check_health(upstreams, place, problems)
+        self._check_protocols(route, upstreams, place, problems)
+
+    def _check_protocols(
+        self, route: Route, upstreams: Sequence[Upstream], place: str, problems: list[Problem]
+    ) -> None:
+        marked = [index for index, upstream in enumerate(upstreams) if upstream.protocol == "h2"]
+        if not marked:
+            return
+        where = f"{place}.upstreams[{marked[0]}].protocol"
+        if not route.http2:
+            problems.append(Problem(where, "means nothing without http2 = true: expected both or neither"))
+        elif len(marked) == len(upstreams):
+            text = "leaves no upstream for clients without HTTP/2: expected one with another protocol (or no protocol)"
+            problems.append(Problem(where, text))
 
     def _check_health(self, upstreams: Sequence[Upstream], place: str, problems: list[Problem]) -> None:
         for index, upstream in enumerate(upstreams):

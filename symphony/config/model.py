@@ -91,6 +91,10 @@ class _Upstream(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
     health_check: Annotated[
         HealthCheck | None, Meta(description="Look by itself whether it takes connections.")
     ] = None
+    protocol: Annotated[
+        Literal["http/1.1", "h2"],
+        Meta(description="`h2`: the clients that chose HTTP/2 by ALPN go here, and all others elsewhere."),
+    ] = "http/1.1"
 
 
 class TcpUpstream(

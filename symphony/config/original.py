@@ -8,6 +8,8 @@ is checked as any other. The differences:
   the largest counts.
 - Without `sourceAddressHeader`, Unix-socket upstreams are sent a PROXY header of version 1 and TCP upstreams none.
 - `forwardFingerprint` is one name or ``"none"``.
+- A route's `protocol` says that it carries HTTP, which is said here by asking for fields in requests; it is left out.
+- Buffers are smaller there, one for each connection; the one that a process has here is not made as small.
 - Each proxy there has routes of its own for its listeners, and so they have here: the routes of several proxies name
   their listeners, unless all proxies have the same routes.
 """
@@ -27,6 +29,7 @@ from symphony.config.wording import found
 _CAPITAL = re.compile(r"(?<=[a-z0-9])[A-Z]")
 _OWN_NAMES = {"workerThreads": "workers"}
 _UNUSED = ("clientReadBufferSize", "upstreamReadBufferSize")
+_LEAST_BUFFER = 16384
 _INSTANCE_KEYS = ("workers", "read_buffer_size")
 _KNOWN = {"version", "admin", "proxies"}
 _ANY_HOST = Listener(port=0).host
@@ -76,6 +79,8 @@ def _add_proxy(
             problems.append(Problem(f"proxies[{index}].{key}", text, Severity.WARNING))
     for key in _INSTANCE_KEYS:
         value = proxy.pop(key, None)
+        if key == "read_buffer_size" and isinstance(value, int) and 0 < value < _LEAST_BUFFER:
+            value = _LEAST_BUFFER
         before = result.get(key)
         if isinstance(value, int) and isinstance(before, int):
             value = max(value, before)
@@ -128,6 +133,8 @@ def _route(route: Any) -> Any:
             route["source_address_header"] = "proxy_protocol"
     elif isinstance(header, str):
         route["source_address_header"] = _snake_key(header)
+    if route.get("protocol") in ("http", "opaque"):
+        del route["protocol"]
     fingerprint = route.get("forward_fingerprint")
     if isinstance(fingerprint, str):
         route["forward_fingerprint"] = [] if fingerprint == "none" else [fingerprint]

@@ -23,7 +23,7 @@ from symphony.connection.held import FORWARDED, Held, HoldTable
 from symphony.mailbox.envelope import Refused
 from symphony.messages.held import HeldResolved, HeldRoute, ResolveHeld
 from symphony.observe.reasons import Reason
-from symphony.routing.plan import PlannedRoute
+from symphony.routing.plan import HTTP2, PlannedRoute
 from symphony.routing.pool import UpstreamPool
 from symphony.tls.context import RouteContext
 from symphony.tls.identity import examine_identity
@@ -124,7 +124,10 @@ class Resolutions:
         self, held: Held, route: PlannedRoute, upstreams: tuple[Upstream, ...], context: RouteContext | None
     ) -> Answer:
         if upstreams:
-            route.balancer = self._pool.balancer(upstreams)
+            marked = [upstream for upstream in upstreams if upstream.protocol == HTTP2]
+            others = [upstream for upstream in upstreams if upstream.protocol != HTTP2]
+            route.balancer = self._pool.balancer(others)
+            route.http2_balancer = self._pool.balancer(marked) if marked else None
         self._table.forward(held, route, context)
         return HeldResolved(FORWARDED)
 
@@ -141,6 +144,8 @@ def _checked(upstreams: Iterable[Upstream]) -> tuple[Upstream, ...]:
             problems.append(Problem(f"upstreams[{at}].path", "is relative: expected an absolute path"))
     if problems:
         raise _NotUsable(f"{problems[0].place}: {problems[0].text}")
+    if found and all(upstream.protocol == HTTP2 for upstream in found):
+        raise _NotUsable('all upstreams have protocol = "h2": one has to be for clients without HTTP/2')
     return found
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from itertools import compress
 
 from OpenSSL import SSL
 from structlog import get_logger
@@ -26,12 +27,19 @@ from symphony.routing.checks import CheckTarget, check_target
 from symphony.routing.pool import UpstreamPool
 from symphony.routing.suspension import Suspension, suspension_of
 from symphony.routing.table import ListenerTable, Lookup, RouteTable
+from symphony.routing.upstream import UpstreamSlot
 from symphony.tls.context import RouteContext
 
 LONGEST_TURN_S = 0.002
 """Building goes on in turns of this length, so that a large snapshot never holds up the connections."""
 
+HTTP2 = "h2"
+"""The `protocol` of upstreams that are for clients with HTTP/2 only, and the name of that in ALPN (RFC 9113)."""
+
 log = get_logger("plan")
+
+Balancers = tuple[Balancer, Balancer | None]
+"""Those of a route: for all clients but the ones with HTTP/2, and for these where they have upstreams of their own."""
 
 
 Modes = Mapping[str, UpstreamMode]
@@ -40,6 +48,9 @@ Modes = Mapping[str, UpstreamMode]
 
 class PlannedRoute:
     """A route as connections use it. `contexts` has one TLS context (or None) per listener, in their order.
+
+    `balancer` has the route's upstreams, but for those that are only for clients with HTTP/2: `http2_balancer` has
+    these, and is None where there are none.
 
     The upstream is told of the client by a PROXY header of the kind `proxy_header`, unless that is None, or by fields
     of every HTTP request where the route `rewrites_http`, which a connection that is passed through cannot have.
@@ -51,6 +62,7 @@ class PlannedRoute:
         "burst",
         "contexts",
         "forward_fingerprint",
+        "http2_balancer",
         "name",
         "proxy_header",
         "rate",
@@ -67,10 +79,12 @@ class PlannedRoute:
         contexts: tuple[RouteContext | None, ...],
         suspension: Suspension | None = None,
         record: RouteRecord | None = None,
+        http2_balancer: Balancer | None = None,
     ) -> None:
         """Without a `record`, the route's connections are counted by this route alone."""
         self.name = entry.name
         self.balancer = balancer
+        self.http2_balancer = http2_balancer
         self.record = record if record is not None else RouteRecord(self.name)
         self.contexts = contexts
         self.terminate_tls = entry.terminate_tls
@@ -167,7 +181,7 @@ class Planner:
         self.upstreams = UpstreamPool([page.upstreams for page in pages], index, closed_upstreams, affinity)
         areas = [page.routes for page in pages]
         self._records = RecordBook(RouteRecord, areas, areas[index] if areas else None)
-        self._balancers: dict[str, tuple[RouteEntry, Modes, Balancer]] = {}
+        self._balancers: dict[str, tuple[RouteEntry, Modes, Balancers]] = {}
         self._contexts: dict[TlsPolicy, RouteContext] = {}
         self._networks: dict[str, CidrSet] = {}
         self._turn_began = 0.0
@@ -184,22 +198,23 @@ class Planner:
         by_index: Sequence[RouteContext | None] = [contexts.get(policy) for policy in snapshot.policies]
         table: RouteTable[PlannedRoute] = RouteTable()
         own_tables: dict[str, RouteTable[PlannedRoute]] = {}
-        balancers: dict[str, tuple[RouteEntry, Modes, Balancer]] = {}
+        balancers: dict[str, tuple[RouteEntry, Modes, Balancers]] = {}
         checks: dict[str, CheckTarget] = {}
         modes = _modes(snapshot)
         for entry in snapshot.routes:
             chosen = tuple(by_index[at] if at >= 0 else None for at in entry.policies)
             name = entry.name
             said = modes.get(name, {})
-            balancer = self._balancer(entry, name, said)
-            balancers[name] = entry, said, balancer
+            both = self._balancers_of(entry, name, said)
+            balancers[name] = entry, said, both
+            balancer, http2_balancer = both
             record = self._records.record(name, entry.number)
-            for slot in (*balancer.slots, *balancer.reserve):
+            for slot in _slots(balancer, http2_balancer):
                 if slot.upstream.health_check is not None:
                     target = check_target(name, slot, slot.upstream.health_check)
                     checks.setdefault(target.record.key, target)
             suspension = suspension_of(entry, snapshot)
-            planned = PlannedRoute(entry, balancer, chosen, suspension, record)
+            planned = PlannedRoute(entry, balancer, chosen, suspension, record, http2_balancer)
             if not entry.listeners:
                 table.add(entry.sni, planned)
             for listener in entry.listeners:
@@ -219,19 +234,38 @@ class Planner:
         self._networks = networks
         return {entry.id: make_guard(entry.protection, networks) for entry in snapshot.listeners}
 
-    def _balancer(self, entry: RouteEntry, name: str, modes: Modes) -> Balancer:
-        """The balancer of the plan before where it would be the same: a reload is not to begin all turns anew."""
+    def _balancers_of(self, entry: RouteEntry, name: str, modes: Modes) -> Balancers:
+        """Those of the plan before where they would be the same: a reload is not to begin all turns anew."""
         known = self._balancers.get(name)
         if known is not None:
-            before, said, balancer = known
+            before, said, balancers = known
             if (entry.upstreams, entry.upstream_numbers, entry.balance, modes) == (
                 before.upstreams,
                 before.upstream_numbers,
                 before.balance,
                 said,
             ):
-                return balancer
-        return self.upstreams.balancer(entry.upstreams, entry.upstream_numbers, entry.balance, name, modes)
+                return balancers
+        upstreams, numbers, pool = entry.upstreams, entry.upstream_numbers, self.upstreams
+        if not any(upstream.protocol == HTTP2 for upstream in upstreams):
+            return pool.balancer(upstreams, numbers, entry.balance, name, modes), None
+        marked = [upstream.protocol == HTTP2 for upstream in upstreams]
+        others = [not mark for mark in marked]
+        first = upstreams[0]
+        return (
+            pool.balancer(
+                compress(upstreams, others), [*compress(numbers, others)], entry.balance, name, modes, first
+            ),
+            # Clients are remembered apart: one may use HTTP/2 now and then.
+            pool.balancer(
+                compress(upstreams, marked),
+                [*compress(numbers, marked)],
+                entry.balance,
+                f"{name} h2",
+                modes,
+                first,
+            ),
+        )
 
     async def _build_contexts(self, snapshot: Snapshot) -> dict[TlsPolicy, RouteContext]:
         contexts: dict[TlsPolicy, RouteContext] = {}
@@ -255,6 +289,12 @@ class Planner:
         if time.monotonic() - self._turn_began > LONGEST_TURN_S:
             await asyncio.sleep(0)
             self._turn_began = time.monotonic()
+
+
+def _slots(balancer: Balancer, http2_balancer: Balancer | None) -> Iterator[UpstreamSlot]:
+    for one in (balancer, http2_balancer):
+        if one is not None:
+            yield from (*one.slots, *one.reserve)
 
 
 def _modes(snapshot: Snapshot) -> dict[str, Modes]:

@@ -80,20 +80,22 @@ class UpstreamPool:
         strategy: Balance = "least_connections",
         route: str = "",
         modes: Mapping[str, UpstreamMode] | None = None,
+        first: Upstream | None = None,
     ) -> Balancer:
         """Return a balancer over the slots of `upstreams`, whose numbers are given in the same order or not at all.
 
         `route` is the route's name, which keeps its clients apart from those of other routes; `modes` is what an
-        operator says of upstreams, by their labels.
+        operator says of upstreams, by their labels; `first` is the first entry of the whole list, where these are a
+        part of it.
         """
         slots = tuple(dict.fromkeys(map(self.slot, upstreams, numbers or repeat(-1))))
         if not modes:
-            return self._balancer(slots, strategy, route)
+            return self._balancer(slots, strategy, route, first)
         ready, down = (
             tuple(slot for slot in slots if modes.get(slot.upstream.label, "ready") == mode)
             for mode in ("ready", "down")
         )
-        balancer = self._balancer(ready, strategy, route, slots[0].upstream if slots else None)
+        balancer = self._balancer(ready, strategy, route, first or (slots[0].upstream if slots else None))
         balancer.reserve = down
         return balancer
 

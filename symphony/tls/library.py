@@ -154,6 +154,12 @@ def negotiated(session: Any) -> tuple[bytes, bytes, bytes]:
     return version, cipher, protocol
 
 
+def is_http2(session: Any) -> bool:
+    """Whether a finished handshake has agreed on HTTP/2 by ALPN (RFC 7301, RFC 9113 section 3.2)."""
+    _library.SSL_get0_alpn_selected(session, _out_data, _out_length)
+    return bool(_out_length[0] == 2 and _ffi.buffer(_out_data[0], 2)[:] == b"h2")
+
+
 def client_certificates(session: Any) -> tuple[list[bytes], bytes]:
     """The certificates that the client sent, in DER and leaf first, and the leaf's common name.
 

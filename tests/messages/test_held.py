@@ -306,6 +306,10 @@ async def test_a_bad_certificate_is_refused_and_costs_nobody_anything(
         ({"upstreams": (UdsUpstream(path="relative"),)}, "absolute"),
         ({"upstreams": (UdsUpstream(path="/" + 200 * "x"),)}, "at most 107"),
         ({"upstreams": (TcpUpstream(host="a b", port=1),)}, "upstreams[0].host"),
+        ({"upstreams": (TcpUpstream(host="a", port=1, protocol="h2"),)}, "without HTTP/2"),
+        ({"source_address_header": "x_forwarded_for", "http2": True}, "HTTP/2 requests"),
+        ({"source_address_header": "x_forwarded_for", "terminate_tls": False}, "passed through"),
+        ({"forward_fingerprint": ("ja3",)}, "no place for a fingerprint"),
     ],
 )
 async def test_routes_that_cannot_be_used(

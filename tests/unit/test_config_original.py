@@ -157,6 +157,14 @@ def test_a_listener_that_is_none_is_the_only_thing_that_is_told(tmp_path: Path, 
     assert errors and all(place.startswith("listeners[2]") for place in errors)
 
 
+def test_a_later_file_with_http2_upstreams_and_small_buffers(tmp_path: Path) -> None:
+    upstreams = [{"kind": "uds", "path": "/run/a"}, {"kind": "uds", "path": "/run/b", "protocol": "h2"}]
+    route = {"sni": "", "terminateTls": True, "http2": True, "upstreams": upstreams, "protocol": "opaque"}
+    config, _ = loaded(tmp_path, proxy(readBufferSize=8192, routes=[route])).require()
+    assert config.read_buffer_size == 16384
+    assert [upstream.protocol for upstream in config.routes[0].upstreams] == ["http/1.1", "h2"]
+
+
 def test_what_has_no_counterpart_is_told(tmp_path: Path) -> None:
     found = loaded(tmp_path, proxy(clientReadBufferSize=1000))
     assert found.config is not None

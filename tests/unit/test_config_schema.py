@@ -84,7 +84,7 @@ def test_every_problem_is_found_at_once() -> None:
         "routes[2].upstreams[1].kind": 'expected "tcp" or "uds", found "tpc"; did you mean "tcp"?',
         "routes[2].upstreams[2].kind": 'expected "tcp" or "uds", found the number 3',
         "routes[2].upstreams[3].path": "unknown key; expected host, port, connect_timeout_ms, weight, "
-        "max_fails, fail_timeout_ms, ip_affinity, ip_affinity_ttl_ms, health_check or kind",
+        "max_fails, fail_timeout_ms, ip_affinity, ip_affinity_ttl_ms, health_check, protocol or kind",
         "routes[2].upstreams[3].port": "is missing: expected an integer from 1 to 65535",
         "routes[2].upstreams[4].pid": "expected an integer of at least 1, found the number 0",
         "routes[2].upstreams[5]": "expected a table, found a string",

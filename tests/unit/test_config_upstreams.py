@@ -32,6 +32,7 @@ def read(tmp_path: Path) -> Load:
 
 TCP = "kind = 'tcp', host = '127.0.0.1', port = 80"
 UDS = "kind = 'uds', path = '/run/a.sock'"
+UDS_H2 = UDS + ", protocol = 'h2'"
 
 
 def only_route(loaded: Loaded) -> RouteEntry:
@@ -139,3 +140,27 @@ def test_unknown_strategy(read: Load) -> None:
         "routes[0].balance": 'expected "ip_hash", "least_connections", "random" or "round_robin", found '
         '"round-robin"; did you mean "round_robin"?'
     }
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "keys", "found"),
+    [
+        ((UDS, UDS_H2), "http2 = true", {}),
+        ((UDS_H2, TCP), "http2 = true", {}),
+        ((UDS, UDS_H2), "", {"routes[0].upstreams[1].protocol": "means nothing without http2 = true"}),
+        (
+            (UDS_H2, UDS_H2.replace("a.sock", "b.sock")),
+            "http2 = true",
+            {"routes[0].upstreams[0].protocol": "leaves no upstream for clients without HTTP/2"},
+        ),
+        ((UDS, UDS + ", protocol = 'http/1.1'"), "", {}),
+        ((UDS, UDS + ", protocol = 'h3'"), "", {"routes[0].upstreams[1].protocol": "expected"}),
+    ],
+)
+def test_upstreams_for_http2_only(
+    read: Load, upstreams: tuple[str, ...], keys: str, found: dict[str, str]
+) -> None:
+    # Suspended, since what is passed through has no http2 otherwise.
+    told = problems(read(*upstreams, keys=f"suspended = true\n{keys}"))
+    assert list(told) == list(found)
+    assert all(told[place].startswith(text) for place, text in found.items())

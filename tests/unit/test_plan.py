@@ -208,8 +208,8 @@ async def test_suspended_routes() -> None:
     assert tls is not None and (tls.identity, tls.authority) == (None, authority)
     assert lookup(plan.table.lookup(b"plain.test")).suspension is None
 
-    other = held.resolved(bare.balancer, True)
-    assert (other.name, other.balancer, other.terminate_tls) == ("held.test", bare.balancer, True)
+    other = held.resolved(True)
+    assert (other.name, other.balancer, other.terminate_tls) == ("held.test", held.balancer, True)
     assert other.suspension is None
     assert held.suspension is not None and held.balancer is not bare.balancer
 
