@@ -332,3 +332,51 @@ def test_more_descriptors_than_one_batch(ground: Ground) -> None:
         one.close()
         two.close()
     assert ground.errors == []
+
+
+@pytest.mark.parametrize("step", [1, 50, 150])
+def test_descriptors_of_any_number_are_served(ground: Ground, step: int) -> None:
+    """The tables grow by descriptor, the last place in them included, and keep what they have."""
+    heard: list[int] = []
+    ends = []
+    for number in range(300, 300 + 4 * step, step):
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+        os.dup2(mine.fileno(), number)
+        mine.close()
+        ends.append((number, theirs))
+    try:
+        for number, theirs in ends:
+
+            def hear(number: int = number) -> None:
+                heard.append(number)
+                ground.poller.remove_reader(number)
+
+            ground.poller.add_reader(number, hear)
+            theirs.send(b"x")
+        ground.run(lambda: len(heard) == len(ends))
+        assert sorted(heard) == [number for number, _ in ends]
+    finally:
+        for number, theirs in ends:
+            ground.poller.forget(number)
+            os.close(number)
+            theirs.close()
+
+
+def test_a_closed_socket_s_descriptor_is_nobody_s(ground: Ground) -> None:
+    """-1 must not lead to the connection with the highest descriptor."""
+    heard: list[int] = []
+    for number in range(600, 740):  # one of them is in the last place, whatever the tables' size
+        mine, theirs = socket.socketpair()
+        mine.setblocking(False)
+        os.dup2(mine.fileno(), number)
+        mine.close()
+        ground.poller.add_reader(number, lambda: heard.append(1))
+        for act in (ground.poller.remove_reader, ground.poller.remove_writer, ground.poller.forget):
+            act(-1)
+        theirs.send(b"x")
+        ground.run(lambda: heard)
+        heard.clear()
+        ground.poller.forget(number)
+        os.close(number)
+        theirs.close()
