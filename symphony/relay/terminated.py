@@ -275,10 +275,17 @@ class TerminatedRelay(Lifetime):
         if self._up is _RESET:
             self._fail_down()
             return
-        self._host.remove_reader(self._upstream_fd)
         self._down = _ENDING
-        self._half_close()
+        if self._up is not _ENDED:
+            self._host.remove_reader(self._upstream_fd)
+            self._half_close()
+            self._send_close_notify()
+            return
         self._send_close_notify()
+        if (
+            self._session is not None
+        ):  # else this was the end, and to unwatch what is closed next would be for nothing
+            self._host.remove_reader(self._upstream_fd)
 
     def _client_refuses(self, outcome: int, size: int) -> None:
         """The client takes no more now, or never again; `size` bytes for it are in the shared buffer."""

@@ -46,7 +46,8 @@ class TimerWheel:
         if entry.timer_tick:
             self.cancel(entry)
         # One tick more than asked: the present tick has partly gone by.
-        tick = self._now() + 1 + math.ceil(delay_s / TICK_S)
+        now = int(self._clock() / TICK_S)
+        tick = now + 1 + math.ceil(delay_s / TICK_S)
         entry.timer_tick = tick
         slot = self._slots.get(tick)
         if slot is None:
@@ -54,7 +55,7 @@ class TimerWheel:
         else:
             slot.add(entry)
         if self._handle is None:
-            self._tick = self._now()
+            self._tick = now
             self._handle = self._loop.call_later(TICK_S, self._turn)
 
     def cancel(self, entry: Timed) -> None:
