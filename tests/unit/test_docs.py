@@ -107,7 +107,7 @@ def test_no_page_links_to_nothing(page: Path) -> None:
 def test_every_reason_is_explained() -> None:
     rows = re.findall(r"^\| (`.*?) \|", (CHECKOUT / "docs" / "reasons.md").read_text(), re.MULTILINE)
     explained = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    assert sorted(explained) == sorted(Reason)
+    assert sorted(explained) == sorted(Reason), "docs/reasons.md explains each reason once"
 
 
 def test_the_events_of_the_log_are_those_that_are_written() -> None:
@@ -154,7 +154,7 @@ def test_everything_that_a_program_may_import_is_described() -> None:
     missing = [
         name for name in symphony.__all__ if f"`{name}`" not in page and f":: symphony.{name}\n" not in page
     ]
-    assert missing == ["__version__"]
+    assert missing == ["__version__"], "docs/api.md describes what symphony exports"
 
 
 def test_the_files_that_the_architecture_names_exist() -> None:
