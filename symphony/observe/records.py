@@ -219,6 +219,18 @@ def _private(size: int) -> memoryview:
     return memoryview(bytearray(size * _WORD)).cast("q")
 
 
+class Places:
+    """Where this process' records are. `changes` is another number whenever one of them has moved."""
+
+    __slots__ = ("changes",)
+
+    def __init__(self) -> None:
+        self.changes = 0
+
+
+PLACES = Places()
+
+
 class Record:
     """What this acceptor counts for one upstream or route. Its totals are at `words[at:]`.
 
@@ -286,6 +298,7 @@ class Record:
                 words[at + word] = mine + there if word < TALLY else max(mine, there)
                 old[old_at + word] = 0
         self.words, self.at = words, at
+        PLACES.changes += 1
 
 
 class RouteRecord(Record):

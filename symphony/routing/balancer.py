@@ -8,11 +8,14 @@ busy CPU. `active` counts the connections of all acceptors, read where each of t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import accumulate, pairwise
+from operator import add, itemgetter
 from random import random
+from struct import Struct as Layout
 
 from symphony.config.model import Balance
+from symphony.observe.records import PLACES
 from symphony.routing import rendezvous
 from symphony.routing.affinity import AffinityTable
 from symphony.routing.upstream import UpstreamSlot, now_ms
@@ -22,6 +25,7 @@ COMPARED = 128
 compared as that allows, but four at least, and others each time: the best of four at random is nearly the best."""
 
 LEAST_COMPARED = 4
+_WORD = 8
 
 
 class Balancer:
@@ -72,7 +76,7 @@ class Balancer:
 class LeastConnections(Balancer):
     """The least loaded one; equal loads take turns by their weights."""
 
-    __slots__ = ("_next", "_places", "_ties")
+    __slots__ = ("_loads", "_next", "_places", "_ties")
 
     def __init__(
         self, slots: tuple[UpstreamSlot, ...], impaired: Collection[str] = (), turn: int = 0
@@ -80,9 +84,15 @@ class LeastConnections(Balancer):
         super().__init__(slots, impaired)
         self._next = turn
         self._places = {slot: place for place, slot in enumerate(slots)}
+        self._loads = Loads(slots)
+        self._next %= max(1, len(slots))
         self._ties = RoundRobin(slots, turn=turn) if len({slot.weight for slot in slots}) > 1 else None
 
     def _choose(self, slots: Sequence[UpstreamSlot], address: str) -> UpstreamSlot:
+        if slots is self.slots and (loads := self._loads.read()) is not None:
+            place = _first_lowest(loads, self._next)
+            self._next = (place + 1) % len(loads)  # behind the choice: equal loads take turns
+            return self.slots[place]
         count = len(slots)
         places = self._places
         index = self._next
@@ -94,7 +104,7 @@ class LeastConnections(Balancer):
             slots = [slots[(index + step) % count] for step in range(limit)]
             index, count = 0, limit
         best = _least(slots, index) if self._ties is None else _least_by_weight(slots, self._ties)
-        self._next = (places[best] + 1) % len(places)  # behind the choice: equal loads take turns
+        self._next = (places[best] + 1) % len(places)
         return best
 
 
@@ -118,6 +128,79 @@ def _least(slots: Sequence[UpstreamSlot], index: int) -> UpstreamSlot:
             best = slot
             lowest = load
     return best
+
+
+class Loads:
+    """The loads of some slots, all at once: where they are counted is worked out anew only when a record has moved.
+
+    Each acceptor's counts are taken out of its records with one call, by a layout that leaves out all between them.
+    """
+
+    __slots__ = ("_changes", "_in_order", "_offset", "_sampled", "_slots", "_unpack", "_views")
+
+    def __init__(self, slots: tuple[UpstreamSlot, ...]) -> None:
+        self._slots = slots
+        self._sampled = any(slot.thread is not None for slot in slots)
+        self._changes = -1
+        self._views: tuple[memoryview, ...] = ()
+        self._unpack = Layout("=q").unpack_from
+        self._offset = 0
+        self._in_order: Callable[[Sequence[int]], Sequence[int]] | None = None
+
+    def read(self) -> Sequence[int] | None:
+        """Return the load of each slot in order; in connections, where nobody's CPU use is known.
+
+        None where they are not all counted by the same acceptors, are of different weights, or too many to compare.
+        """
+        if self._changes != PLACES.changes:
+            self._find()
+        views = self._views
+        if not views:
+            return None
+        unpack, offset = self._unpack, self._offset
+        counts: Sequence[int] = unpack(views[0], offset)
+        if len(views) > 1:
+            sums: Iterable[int] = counts
+            for view in views[1:]:
+                sums = map(add, sums, unpack(view, offset))
+            counts = list(sums)
+        if self._in_order is not None:
+            counts = self._in_order(counts)
+        if not self._sampled:
+            return counts
+        return [count * 1000 + slot.cpu_permille for count, slot in zip(counts, self._slots, strict=True)]
+
+    def _find(self) -> None:
+        self._changes = PLACES.changes
+        records = [slot.record for slot in self._slots]
+        views = records[0].views
+        places = [record.at for record in records]
+        ascending = sorted(places)
+        if (
+            len(set(places)) < len(places)
+            or any(record.views is not views for record in records)
+            or len({slot.weight for slot in self._slots}) > 1
+            or len(places) > max(LEAST_COMPARED, COMPARED // len(views))
+        ):
+            self._views = ()
+            return
+        gaps = [after - before - 1 for before, after in pairwise(ascending)]
+        self._unpack = Layout("=q" + "".join(f"{gap * _WORD}xq" for gap in gaps)).unpack_from
+        self._offset = ascending[0] * _WORD
+        self._views = views
+        self._in_order = None
+        if places != ascending:
+            self._in_order = itemgetter(*map(ascending.index, places))
+
+
+def _first_lowest(loads: Sequence[int], index: int) -> int:
+    """Where the lowest load is, the first from `index` on where there are several."""
+    lowest = min(loads)
+    if loads[index] == lowest:
+        return index
+    if lowest in loads[index:]:
+        return loads.index(lowest, index)
+    return loads.index(lowest)
 
 
 def _least_by_weight(slots: Sequence[UpstreamSlot], ties: RoundRobin) -> UpstreamSlot:

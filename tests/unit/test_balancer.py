@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import accumulate
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from symphony.config.model import Balance, TcpUpstream, UdsUpstream, Upstream
 from symphony.observe.counters import CounterPage
 from symphony.routing import rendezvous
-from symphony.routing.balancer import Balancer
+from symphony.routing.balancer import Balancer, LeastConnections, Loads
 from symphony.routing.pool import UpstreamPool
 from symphony.routing.upstream import UpstreamSlot
 
@@ -140,6 +141,54 @@ def test_loads_are_those_of_all_acceptors() -> None:
     for _ in range(80):
         occupy(pick(balancers[3]), 1)
     assert [slot.active for slot in balancers[0].slots] == [60] * 8
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.permutations(range(6)),
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 2), st.sampled_from(["begin", "begin", "end", "move"]))
+    ),
+    st.booleans(),
+)
+def test_loads_read_at_once_are_those_of_each(
+    numbers: list[int], steps: list[tuple[int, int, str]], sampled: bool
+) -> None:
+    """Whatever numbers the upstreams have, also when these change."""
+    pages = [CounterPage([]) for _ in range(3)]
+    pools = [UpstreamPool([page.upstreams for page in pages], own) for own in range(3)]
+    each_one = [
+        UdsUpstream(path=f"/run/{number}.sock", pid=1, tid=number + 1)
+        if sampled
+        else UdsUpstream(path=f"/run/{number}.sock")
+        for number in range(6)
+    ]
+    balancers = [pool.balancer(each_one, numbers) for pool in pools]
+    open_at: list[UpstreamSlot] = []
+    for number, acceptor, action in steps:
+        slot = balancers[acceptor].slots[number]
+        if action == "begin":
+            slot.record.begin()
+            open_at.append(slot)
+        elif action == "end" and open_at:
+            open_at.pop().record.failed(0, 0, "")
+        elif action == "move":
+            moved = (numbers[number] + 6) % 13
+            for pool in pools:
+                pool.slot(each_one[number], moved)
+        slot.cpu_permille = 10 * number if sampled else 0
+        for balancer in balancers:
+            loads = Loads(balancer.slots).read()
+            kept = cast(LeastConnections, balancer)._loads.read()
+            assert loads == kept
+            if loads is not None:
+                factor = 1 if sampled else 1000
+                assert [load * factor for load in loads] == [
+                    each.active * 1000 + each.cpu_permille for each in balancer.slots
+                ]
+            lowest = min(each.active * 1000 + each.cpu_permille for each in balancer.slots)
+            chosen = balancer.pick()
+            assert chosen is not None and chosen.active * 1000 + chosen.cpu_permille == lowest
 
 
 @pytest.mark.parametrize("strategy", ["least_connections", "round_robin"])
