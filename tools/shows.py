@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,18 +23,13 @@ from tests.support.campaign import run_campaign
 from tests.support.resumption import Resumptions, reconnect, take_sessions_along
 from tests.support.showcase import running_showcase
 from tests.support.symphony_process import SymphonyProcess
+from tools.changes.show import missing_programs, show_changes
+from tools.promises import NotKept, Show
 
 ACCEPTORS = ("acceptor-0", "acceptor-1")
 KILL_EVERY = 5
 FLAT_WITHIN_KIB = 5 * 1024
 MOST_RUNS = 40
-
-Show = Callable[[], Iterator[str]]
-"""Yields lines as things happen. Raises :class:`NotKept`."""
-
-
-class NotKept(Exception):
-    """A promise was not kept; the text says how."""
 
 
 def show_demo() -> Iterator[str]:
@@ -142,17 +137,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Show what the proxy promises, at full size.")
     parser.add_argument("--calls", type=int, default=200, help="calls with kills in between (default: 200)")
     parser.add_argument("--mib", type=int, default=1024, help="MiB of each bulk transfer (default: 1024)")
+    parser.add_argument("--reloads", type=int, default=1000, help="reloads under load (default: 1000)")
+    parser.add_argument("--upgrades", type=int, default=20, help="upgrades under load (default: 20)")
+    parser.add_argument(
+        "--only", choices=["demo", "calls", "bulk", "sessions", "changes"], help="this show alone"
+    )
     chosen = parser.parse_args()
-    if missing := missing_clients():
+    if missing := [*missing_clients(), *missing_programs()]:
         print(f"not installed: {', '.join(missing)}; tools/install-test-packages installs them")
         return 1
-    shows: dict[str, Show] = {
-        "the demo's curl line": show_demo,
-        f"{chosen.calls} calls by {', '.join(CLIENTS)}": lambda: show_calls(chosen.calls),
-        f"{chosen.mib} MiB to a slow reader": lambda: show_bulk(chosen.mib),
-        "session resumption": show_sessions,
+    shows: dict[str, tuple[str, Show]] = {
+        "demo": ("the demo's curl line", show_demo),
+        "calls": (f"{chosen.calls} calls by {', '.join(CLIENTS)}", lambda: show_calls(chosen.calls)),
+        "bulk": (f"{chosen.mib} MiB to a slow reader", lambda: show_bulk(chosen.mib)),
+        "sessions": ("session resumption", show_sessions),
+        "changes": (
+            f"{chosen.reloads} reloads and {chosen.upgrades} upgrades under wrk",
+            lambda: show_changes(chosen.reloads, chosen.upgrades),
+        ),
     }
-    return 1 if [title for title, show in shows.items() if not _run(title, show)] else 0
+    wanted = [show for name, show in shows.items() if chosen.only in (None, name)]
+    return 1 if [title for title, show in wanted if not _run(title, show)] else 0
 
 
 def _run(title: str, show: Show) -> bool:

@@ -9,6 +9,7 @@ from, and only when they do, the others stop accepting, finish the connections t
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Collection, Iterable
 
 from structlog import get_logger
@@ -208,7 +209,7 @@ class Generations:
     def _retire_later(self, old: Generation) -> None:
         task = asyncio.get_running_loop().create_task(self._retire(old), name=f"retire {old.group}")
         self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        task.add_done_callback(self._retired)
 
     async def _retire(self, old: Generation) -> None:
         try:
@@ -220,6 +221,12 @@ class Generations:
             self.older.remove(old)
         log.info("acceptors_gone", acceptors=list(old.names))
         self._tell()
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._retiring.discard(task)
+        # What a supervision tree forgets refers to itself in circles, and with it the memory that its acceptors shared
+        # with this process. The collector counts objects: a few that hold much would stay for hours.
+        asyncio.get_running_loop().call_soon(gc.collect)
 
     def _tell(self) -> None:
         if self.on_change is not None:

@@ -97,6 +97,7 @@ class Predecessor:
         except ChannelBroken:
             self.left = ()
             self.gone.set()
+            self._channel.close()
 
     async def hasten(self, grace_s: float) -> None:
         """Have it end within `grace_s` seconds; the second time, at once."""

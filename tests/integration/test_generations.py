@@ -227,6 +227,27 @@ def check_all(show: Showcase) -> None:
         assert expected.holds(call("python", expected.target)), expected.route
 
 
+def test_nothing_is_left_of_a_generation_that_is_gone(show: Showcase) -> None:
+    symphony = show.symphony
+
+    def shared() -> int:
+        """How many pieces of memory the supervisor shares, or has shared, with acceptors."""
+        with open(f"/proc/{symphony.pid}/maps") as maps:
+            return sum("/dev/zero" in line or "memfd:" in line for line in maps)
+
+    def change(*numbers: int) -> None:
+        for workers in numbers:
+            configure(show, workers=workers)
+            reload(show)
+            wait_settled(show, workers)
+
+    change(3, 2)  # the most sockets that there are to be
+    wait_until(lambda: not symphony.status().connections.active, "it is idle")
+    before = shared(), min(descriptors(symphony.pid) for _ in range(20))
+    change(1, 3, 2)
+    wait_until(lambda: (shared(), descriptors(symphony.pid)) == before, "it holds what it held")
+
+
 def test_sessions_are_resumed_by_the_next_generation(show: Showcase) -> None:
     target = show.expected["exact"].target
     context = client_context(target)
