@@ -180,7 +180,7 @@ class Acceptor(Actor):
 
     async def start(self) -> None:
         """Get a first snapshot and begin to accept, or be ready to."""
-        self._page.forget_active()
+        self._page.claim()
         self._tenure.note(self._settings.index, accepting=False)
         for client in (self._registry, self._limiter, self._sampler):
             client.start()

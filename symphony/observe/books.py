@@ -39,6 +39,7 @@ class Books:
         """Carry over what stands in `pages`, whose processes are gone; their gauges are set to zero."""
         for page in pages:
             page.forget_active()
+            page.holds.clear_if_left()
             self.closed.add(page)
             self.closed_routes.take_over(page.routes)
             self.closed_upstreams.take_over(page.upstreams)

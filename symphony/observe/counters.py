@@ -100,14 +100,18 @@ class CounterPage:
         """The first slot of a listener: its accepted connections, then its active ones, then what the constants say."""
         return self._listener_slots[listener_id]
 
+    def claim(self) -> None:
+        """Be its acceptor from now on, who holds no connection of the last one."""
+        self.forget_active()
+        self.holds.claim()
+
     def forget_active(self) -> None:
-        """Set the gauges to zero: a new incarnation holds no connection of the old one."""
+        """Set the gauges to zero: whoever it belonged to is gone."""
         self.values[ACTIVE] = 0
         for slot in self._listener_slots.values():
             self.values[slot + 1] = 0
         self.upstreams.forget_active()
         self.routes.forget_active()
-        self.holds.claim()
 
     def errors(self) -> dict[str, int]:
         """How many connections each reason ended; reasons that never did are left out."""
