@@ -65,6 +65,7 @@ log = structlog.get_logger()
 class RegistrySettings:
     """`overrides` are top-level keys that stand above those of the file at `config_file`.
 
+    `heir_of` is the pid of the supervisor whose tree's place is taken: what an operator said there holds here, too.
     `look_every_s` is how often the watched files are looked at where the kernel does not tell of their changes.
     """
 
@@ -72,6 +73,7 @@ class RegistrySettings:
     config_file: str
     overrides: Mapping[str, object] | None = None
     look_every_s: float = LOOK_EVERY_S
+    heir_of: int = 0
 
 
 class RouteRegistry(Actor):
@@ -80,7 +82,9 @@ class RouteRegistry(Actor):
     def __init__(self, settings: RegistrySettings, name: str, incarnation: int) -> None:
         self._first_life = incarnation == 1
         store = SnapshotStore(settings.runtime_dir)
-        self._keeper = SnapshotKeeper(settings.config_file, store, os.getppid(), settings.overrides)
+        self._keeper = SnapshotKeeper(
+            settings.config_file, store, os.getppid(), settings.overrides, settings.heir_of
+        )
         self._targets: tuple[tuple[int, int], ...] = ()
         self._route_subscribers: dict[Sender, str] = {}
         self._target_subscribers: dict[Sender, str] = {}

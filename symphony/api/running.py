@@ -23,6 +23,7 @@ from symphony.api.describe import describe_service, describe_totals
 from symphony.api.examine import Examination
 from symphony.api.generation import new_generation
 from symphony.api.generations import Generations
+from symphony.api.heritage import estate, take_sources
 from symphony.api.listener_drain import ListenerDrains
 from symphony.api.listening import BoundListener
 from symphony.api.names import SUPERVISOR
@@ -229,6 +230,7 @@ class Running:
             setting.tree_dir.step_forward()
             setting.lock.claim()
             self._generations.draining.update(predecessor.draining)
+            await take_sources(predecessor.memory, setting.blueprint.sources)
             await self._generations.share()
             await predecessor.take([listener.address for listener in setting.listeners])
         except (TakeoverFailed, OSError) as error:
@@ -283,8 +285,11 @@ class Running:
             raise UpgradeFailed("this instance is a part of the program that started it: start that one anew")
         if self._stopping:
             raise UpgradeFailed("this instance stops")
-        passed = setting.blueprint.passed
-        attempt = Upgrade(setting.lock, setting.tree_dir, self._generations, passed, self._manager)
+        blueprint = setting.blueprint
+        memory = estate(blueprint.affinity, blueprint.sources)
+        attempt = Upgrade(
+            setting.lock, setting.tree_dir, self._generations, blueprint.passed, memory, self._manager
+        )
         task = self._loop.create_task(attempt.run(), name="upgrade")
         self._attempt = attempt, task
         try:

@@ -21,6 +21,7 @@ import structlog
 from supervisor.action import Outcome
 from symphony.api.child import call_in_child
 from symphony.api.examine import examine_apart
+from symphony.api.heritage import take_affinity
 from symphony.api.listening import BoundListener, bind_listeners, close_sockets
 from symphony.api.names import SUPERVISOR
 from symphony.api.running import Running, Setting
@@ -46,6 +47,7 @@ from symphony.mailbox.address import (
 from symphony.mailbox.peers import set_workers
 from symphony.observe.line_sink import LineSink
 from symphony.observe.logs import LogFormat, configure_logging, name_process
+from symphony.routing.snapshot_store import FILE_NAME as SNAPSHOT_FILE
 
 STDERR = 2
 
@@ -132,6 +134,8 @@ def _serve(launch: Launch, announce: Callable[[str], None], predecessor: Predece
         _report_unused(passed, listeners)
         tie = Tie.to(launch.tied_to)
         tree_dir = TreeDir.make(runtime_dir, serving=predecessor is None)
+        if predecessor is not None:
+            tree_dir.bring_along(SNAPSHOT_FILE)
         blueprint = Blueprint(
             # Absolute: what the user meant must not depend on anybody's working directory later.
             config_file=os.path.abspath(examination.file),
@@ -141,6 +145,8 @@ def _serve(launch: Launch, announce: Callable[[str], None], predecessor: Predece
             demo_path=demo.upstream_path if demo is not None else None,
             admin=examination.admin,
             passed=passed,
+            heir_of=predecessor.pid if predecessor is not None else 0,
+            affinity=take_affinity(predecessor.memory if predecessor is not None else {}),
         )
         return _run(
             Setting(lock, tree_dir, examination, blueprint, listeners, demo, tie, predecessor), announce

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from symphony.api.channel import Channel, ChannelBroken
+from symphony.api.heritage import Memory
 from symphony.api.listening import BoundListener
 from symphony.host.activation import LastingSocket, PassedSocket
 from symphony.mailbox.address import RuntimeDirError, RuntimeLock
@@ -40,7 +41,8 @@ class TakeoverFailed(Exception):
 class Predecessor:
     """The supervisor that is in place. `listeners`, `passed`, `runtime_dir` and `lock` are its own.
 
-    `draining` are the addresses of those of its listeners that an operator has closed.
+    `draining` are the addresses of those of its listeners that an operator has closed; `memory` is what its acceptors
+    remember, by name.
 
     Once it `gave_way`, `left` is who still has connections of it and of those before it, until it is `gone`.
     """
@@ -52,7 +54,9 @@ class Predecessor:
         lock: RuntimeLock,
         listeners: tuple[BoundListener, ...],
         passed: tuple[PassedSocket, ...],
+        memory: Mapping[str, Memory],
     ) -> None:
+        self.memory = memory
         self.draining = frozenset(each.address for each in offer.listeners if each.draining)
         self.pid = offer.pid
         self.runtime_dir = offer.runtime_dir
@@ -143,7 +147,7 @@ def find_predecessor() -> Predecessor | None:
 
 async def _receive(channel: Channel, lock: int) -> Predecessor:
     async with asyncio.timeout(_OFFERED_WITHIN_S):
-        offer, _ = await channel.receive()
+        offer, attached = await channel.receive()
         if not isinstance(offer, Offer):
             raise ChannelBroken(f"{type(offer).__name__} instead of an offer")
         if offer.protocol != PROTOCOL:
@@ -156,6 +160,9 @@ async def _receive(channel: Channel, lock: int) -> Predecessor:
             if not isinstance(message, Sockets) or not more:
                 raise ChannelBroken(f"{type(message).__name__} instead of sockets")
             descriptors += more
+    memory = {each.name: Memory(each.layout, fd) for each, fd in zip(offer.memory, attached, strict=False)}
+    for unknown in attached[len(offer.memory) :]:
+        os.close(unknown)
     remaining = iter(descriptors)
     listeners = tuple(
         BoundListener(
@@ -166,7 +173,9 @@ async def _receive(channel: Channel, lock: int) -> Predecessor:
         for each in offer.listeners
     )
     passed = tuple(PassedSocket(name, _lasting(next(remaining))) for name in offer.passed)
-    return Predecessor(channel, offer, RuntimeLock.inherited(offer.runtime_dir, lock), listeners, passed)
+    return Predecessor(
+        channel, offer, RuntimeLock.inherited(offer.runtime_dir, lock), listeners, passed, memory
+    )
 
 
 def _socket(descriptor: int, *, lasting: bool) -> socket.socket:

@@ -56,9 +56,9 @@ class Blueprint:
     """What stays the same in a tree for as long as it lives.
 
     `runtime_dir` is where its processes find each other, `public_dir` where everybody else finds the tree that serves.
-    `demo_path` is the demo upstream's socket, None for no demo; `passed` are the service manager's sockets; `base` is
-    what lets sessions resume in every acceptor; `affinity` is where they remember clients together, and `sources` what
-    source addresses have done.
+    `heir_of` is the process whose place is taken, if any. `demo_path` is the demo upstream's socket, None for no demo;
+    `passed` are the service manager's sockets; `base` is what lets sessions resume in every acceptor; `affinity` is
+    where they remember clients together, and `sources` what they know of sources.
     """
 
     config_file: str
@@ -68,6 +68,7 @@ class Blueprint:
     demo_path: str | None = None
     admin: Admin | None = None
     passed: tuple[PassedSocket, ...] = ()
+    heir_of: int = 0
     base: BaseContext = field(default_factory=BaseContext)
     affinity: AffinityTable = field(default_factory=AffinityTable)
     sources: SourceStore = field(default_factory=SourceStore)
@@ -92,7 +93,9 @@ def compose_tree(
 
 def _state_group(blueprint: Blueprint) -> GroupSpec:
     runtime_dir = blueprint.runtime_dir
-    registry_settings = RegistrySettings(runtime_dir, blueprint.config_file, blueprint.overrides)
+    registry_settings = RegistrySettings(
+        runtime_dir, blueprint.config_file, blueprint.overrides, heir_of=blueprint.heir_of
+    )
     registry = partial(run_route_registry, settings=registry_settings)
     limiter = partial(run_rate_limiter, settings=LimiterSettings(runtime_dir, sources=blueprint.sources))
     sampler = partial(run_cpu_sampler, settings=SamplerSettings(runtime_dir))

@@ -58,6 +58,15 @@ class TreeDir:
             raise RuntimeDirError(f"{runtime_dir}: {error.strerror}") from error
         return tree_dir
 
+    def bring_along(self, name: str) -> None:
+        """Have a file of the tree that serves in the place apart, too, as it is now. Raises RuntimeDirError."""
+        try:
+            os.link(os.path.join(self.runtime_dir, name), os.path.join(self._apart, name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RuntimeDirError(f"{self.runtime_dir}: {name}: {error.strerror}") from error
+
     def step_forward(self) -> None:
         """Take the place of the tree that has stepped aside: the names in the runtime directory are ours from now on.
 

@@ -11,13 +11,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from structlog import get_logger
 
 from symphony.api.channel import MOST_DESCRIPTORS, Channel, ChannelBroken
 from symphony.api.generations import Generations
+from symphony.api.heritage import Memory
 from symphony.api.service_manager import ServiceManager
 from symphony.api.successor import Successor
 from symphony.api.takeover import ENVIRONMENT
@@ -29,6 +30,7 @@ from symphony.messages.succession import (
     Failed,
     Offer,
     OfferedListener,
+    OfferedMemory,
     Prepared,
     Proceed,
     Sockets,
@@ -62,8 +64,10 @@ class Upgrade:
         tree_dir: TreeDir,
         generations: Generations,
         passed: Sequence[PassedSocket],
+        memory: Mapping[str, Memory],
         manager: ServiceManager,
     ) -> None:
+        self._memory = memory
         self.committed = False
         self._passed = passed
         self._manager = manager
@@ -130,7 +134,11 @@ class Upgrade:
             for each in listeners
         )
         passed = tuple(each.name for each in self._passed)
-        await channel.send(Offer(PROTOCOL, os.getpid(), self._tree_dir.runtime_dir, offered, passed))
+        memory = tuple(OfferedMemory(name, each.layout) for name, each in self._memory.items())
+        await channel.send(
+            Offer(PROTOCOL, os.getpid(), self._tree_dir.runtime_dir, offered, passed, memory),
+            [each.descriptor for each in self._memory.values()],
+        )
         descriptors = [sock.fileno() for listener in listeners for sock in listener.sockets]
         descriptors += (each.sock.fileno() for each in self._passed)
         for start in range(0, len(descriptors), MOST_DESCRIPTORS):

@@ -36,11 +36,18 @@ class OfferedListener(Struct, frozen=True):
     draining: bool = False
 
 
+class OfferedMemory(Struct, frozen=True):
+    """A piece of memory that outlives an upgrade: what it has, and how that is laid out."""
+
+    name: str
+    layout: str
+
+
 class Offer(Struct, frozen=True, tag=True):
     """What there is to take over.
 
     The sockets follow, in the order of the listeners, and then those that the service manager has `passed`, which are
-    named here.
+    named here. Descriptors of `memory` come with this very message: a reader that does not know it passes them over.
     """
 
     protocol: int
@@ -48,6 +55,7 @@ class Offer(Struct, frozen=True, tag=True):
     runtime_dir: str
     listeners: tuple[OfferedListener, ...]
     passed: tuple[str, ...] = ()
+    memory: tuple[OfferedMemory, ...] = ()
 
 
 class Sockets(Struct, frozen=True, tag=True):

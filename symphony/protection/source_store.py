@@ -13,10 +13,10 @@ choose addresses which meet in one set.
 
 from __future__ import annotations
 
-import mmap
 import sys
 from collections.abc import Iterator
 
+from symphony.host.shared_memory import attach, share
 from symphony.protection.shared_locks import LOCK_SIZE, SharedLocks
 
 SOURCES = 1_000_000
@@ -28,6 +28,8 @@ LONGEST_KEY = 16
 WAYS = 85
 """How many sources a set has places for."""
 
+_LAYOUT = "sets of 85, 1"
+"""Raised when anything about it changes that :func:`symphony.protection.inheritance.inherit` reads."""
 _MEAN = 42
 _PAGE = 4096
 _WORD = 8
@@ -69,7 +71,7 @@ class SourceStore:
     `words` and `numbers` are the same memory, as heads and as numbers. The head of a source is at its `place`; the
     clock readings at which its buckets are full are at `place` + :data:`SECOND` and :data:`MINUTE`, and the time up to
     which it is in the box is at `place` + :data:`BOXED`. `states` has a number for each listener that changes whenever
-    its clocks do.
+    its clocks do. `layout` says how the memory of `descriptor` is to be read.
     """
 
     __slots__ = (
@@ -82,6 +84,8 @@ class SourceStore:
         "_table",
         "_touched",
         "capacity",
+        "descriptor",
+        "layout",
         "locks",
         "numbers",
         "sets",
@@ -90,7 +94,11 @@ class SourceStore:
         "words",
     )
 
-    def __init__(self, capacity: int = SOURCES) -> None:
+    def __init__(self, capacity: int = SOURCES, descriptor: int = -1) -> None:
+        """`descriptor` is that of another instance's store, to be read and not written; it is taken over.
+
+        Raises :class:`UnusableMemory`.
+        """
         if capacity < 1:
             raise ValueError("a source table needs room for one source")
         self.capacity = capacity
@@ -103,8 +111,13 @@ class SourceStore:
         names = MAX_LISTENERS * _NAME_SIZE
         before = locks + counts + states + clocks + names + self.sets
         self._table = -(-before // _PAGE) * _PAGE
-        self._memory = mmap.mmap(-1, self._table + self.sets * _PAGE)
-        self.locks = SharedLocks(self._memory, 0, _LOCKS)
+        size = self._table + self.sets * _PAGE
+        self.layout = f"{_LAYOUT} {capacity}"
+        if descriptor < 0:
+            self._memory, self.descriptor = share("symphony-sources", size)
+            self.locks = SharedLocks(self._memory, 0, _LOCKS)
+        else:
+            self._memory, self.descriptor = attach(descriptor, size)
         whole, at = memoryview(self._memory), locks
         parts: list[memoryview] = []
         for size in (counts, states, clocks, names, self.sets):

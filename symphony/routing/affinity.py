@@ -12,7 +12,7 @@ keys agree in 43 bits, does no harm: both are led to the same upstream.
 
 from __future__ import annotations
 
-import mmap
+from symphony.host.shared_memory import attach, share
 
 _WAYS = 8
 _BUCKET_BITS = 17
@@ -32,11 +32,21 @@ class AffinityTable:
     The default size has room for a million keys in 8 MiB, which are backed as they are used.
     """
 
-    __slots__ = ("_buckets", "_memory", "_words")
+    __slots__ = ("_buckets", "_memory", "_words", "descriptor")
 
-    def __init__(self, bucket_bits: int = _BUCKET_BITS) -> None:
+    LAYOUT = "26 + 16 + 22 bits in 8 ways, 1"
+
+    def __init__(self, bucket_bits: int = _BUCKET_BITS, descriptor: int = -1) -> None:
+        """`descriptor` is that of a table of the same layout and size which is used together; it is taken over.
+
+        Raises :class:`UnusableMemory`.
+        """
         self._buckets = 1 << bucket_bits
-        self._memory = mmap.mmap(-1, self._buckets * _WAYS * _WORD)
+        size = self._buckets * _WAYS * _WORD
+        if descriptor < 0:
+            self._memory, self.descriptor = share("symphony-affinity", size)
+        else:
+            self._memory, self.descriptor = attach(descriptor, size)
         self._words = memoryview(self._memory).cast("Q")
 
     def recall(self, key: int, now_ms: int, ttl_ms: int) -> int:

@@ -1,6 +1,7 @@
 """The snapshot that is served: how it begins, what a reload makes of it, and how its version grows.
 
 - A tree's first registry takes the configuration file as it is, and refuses to begin with any error in it.
+- That of a tree which takes another one's place does so, too, but with what an operator has said of upstreams.
 - A later life of the registry goes on from the stored snapshot of its own tree: the file is applied to it as by a
   reload, so that a file which is broken by now takes nothing away.
 - Content that is served already keeps its version; any other gets a higher one, also after a restart of the whole
@@ -19,7 +20,7 @@ from msgspec import Struct
 
 from symphony.config.model import Config, UdsUpstream, UpstreamMode
 from symphony.config.numbering import number_snapshot
-from symphony.config.override import override
+from symphony.config.override import override, still_meant
 from symphony.config.problem import ConfigError, Problem, Severity
 from symphony.config.reload import keep_listeners, merge
 from symphony.config.resolve import Loaded, load
@@ -42,7 +43,8 @@ class Reloaded(Struct, frozen=True):
 
 
 class SnapshotKeeper:
-    """Keeps the snapshot of the configuration at `file`; `tree` is the supervisor's pid.
+    """Keeps the snapshot of the configuration at `file`; `tree` is the supervisor's pid,
+    `heir_of` that of the one whose place it takes.
 
     `overrides` are as for :func:`symphony.config.resolve.load`. `current` is there after :meth:`begin`; `problems`
     and `loaded_at` (seconds since the epoch) are those of the last reading of the file, `topology` what the last one
@@ -52,8 +54,14 @@ class SnapshotKeeper:
     current: Snapshot
 
     def __init__(
-        self, file: str, store: SnapshotStore, tree: int, overrides: Mapping[str, object] | None = None
+        self,
+        file: str,
+        store: SnapshotStore,
+        tree: int,
+        overrides: Mapping[str, object] | None = None,
+        heir_of: int = 0,
     ) -> None:
+        self._heir_of = heir_of
         self.file = file
         self.problems: tuple[Problem, ...] = ()
         self.loaded_at = 0.0
@@ -82,6 +90,9 @@ class SnapshotKeeper:
             self._note(merged.problems, merged.topology)
         else:
             config, fresh = loaded.require()
+            if stored is not None and self._heir_of and stored.tree == self._heir_of:
+                kept = still_meant(stored.snapshot.overrides, fresh)
+                fresh = msgspec.structs.replace(fresh, overrides=kept)
             self.current = _continue_version(fresh, stored)
             self._note(loaded.problems, topology_of(config, fresh))
         self._started = loaded.config
