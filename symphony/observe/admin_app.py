@@ -37,6 +37,8 @@ class AdminApp:
         self._latest: Telemetry | None = None
         self._stale_at = 0.0
         self._asking: asyncio.Lock = asyncio.Lock()
+        self._rendered: tuple[Telemetry, bytes] | None = None
+        self._rendering: asyncio.Lock = asyncio.Lock()
         self.asgi = Starlette(
             routes=[
                 Route("/metrics", self._metrics),
@@ -58,7 +60,14 @@ class AdminApp:
         if not telemetry.counted:
             # Zeros would be taken for counters that went back.
             return Response("the supervisor has not told any totals yet\n", status_code=503)
-        return Response(exposition.render(telemetry), media_type=exposition.CONTENT_TYPE)
+        return Response(await self._text(telemetry), media_type=exposition.CONTENT_TYPE)
+
+    async def _text(self, telemetry: Telemetry) -> bytes:
+        """Rendered once for all who ask, and apart: 100,000 routes take seconds, in which health is asked for."""
+        async with self._rendering:
+            if self._rendered is None or self._rendered[0] is not telemetry:
+                self._rendered = telemetry, await asyncio.to_thread(exposition.render, telemetry)
+            return self._rendered[1]
 
     async def _metrics_json(self, request: Request) -> Response:
         return Response(msgspec.json.encode(await self._telemetry()), media_type=_JSON)
