@@ -171,11 +171,13 @@ def _upstream(route: str, found: UpstreamDescription) -> UpstreamStatus:
     )
 
 
-async def ask_briefly(runtime_dir: str, name: str, message: Struct, replies: Any) -> Any:
+async def ask_briefly(
+    runtime_dir: str, name: str, message: Struct, replies: Any, within_s: float = ANSWER_WITHIN_S
+) -> Any:
     """The reply, or None when there is none in time."""
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            return await ask(mailbox_path(runtime_dir, name), message, replies, ANSWER_WITHIN_S)
+        async with asyncio.timeout(within_s):
+            return await ask(mailbox_path(runtime_dir, name), message, replies, within_s)
     except (MailboxError, TimeoutError):
         return None
 

@@ -45,6 +45,8 @@ from symphony.observe.telemetry import (
 from symphony.routing.certificates import ServedCertificate
 from symphony.version import __version__
 
+RECORDS_WITHIN_S = 5.0
+"""100,000 routes that are in use take a second or more to be read."""
 _CERTIFICATES_WITHIN_S = 5.0
 """Ten thousand of them take their time; they are asked for once per configuration."""
 
@@ -123,7 +125,9 @@ class TelemetrySource:
     async def _ask_records(self, acceptors: list[str]) -> None:
         """Any acceptor that takes connections knows the records of all; those of earlier ones do not."""
         for name in acceptors:
-            records = await ask_briefly(self._runtime_dir, name, DescribeRecords(), AcceptorReply)
+            records = await ask_briefly(
+                self._runtime_dir, name, DescribeRecords(), AcceptorReply, RECORDS_WITHIN_S
+            )
             if isinstance(records, RecordsDescription):
                 self._records = records
                 if records.version != self._routes[0] and (

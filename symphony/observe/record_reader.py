@@ -19,15 +19,17 @@ async def read_records(
 
     Likewise those that no time was taken of.
     """
+    all_areas = (*areas, closed) if closed is not None else areas
     found: dict[str, Totals] = {}
     times: dict[str, Histogram] = {}
     turn_ends = monotonic() + LONGEST_TURN_S
     for key, number in keys:
-        totals, took = read_whole(areas, closed, number, key)
-        if totals.connections or totals.failures or totals.active:
-            found[key] = totals
-            if took.count:
-                times[key] = took
+        if any(area.is_used(number) for area in all_areas):
+            totals, took = read_whole(areas, closed, number, key)
+            if totals.connections or totals.failures or totals.active:
+                found[key] = totals
+                if took.count:
+                    times[key] = took
         if monotonic() > turn_ends:
             await asyncio.sleep(0)
             turn_ends = monotonic() + LONGEST_TURN_S

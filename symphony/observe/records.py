@@ -71,6 +71,13 @@ class RecordArea:
         """Where the record of `number` begins."""
         return _HEADER + number * self.size
 
+    def is_used(self, number: int) -> bool:
+        """Whether anything stands in the record of `number`, whoever it belongs to."""
+        if not 0 <= number < self.capacity:
+            return False
+        words, at = self.words, self.at(number)
+        return bool(words[at + CONNECTIONS] or words[at + FAILURES] or words[at + ACTIVE])
+
     def claim(self, number: int, owner: int) -> int:
         """Return where the record of `number` begins, cleared unless it is the record of `owner` already."""
         words, at = self.words, self.at(number)

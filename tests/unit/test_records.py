@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from symphony.observe.counters import CounterPage
+from symphony.observe.record_reader import read_records
 from symphony.observe.records import (
     RecordArea,
     RecordBook,
@@ -255,3 +256,22 @@ def test_nothing_goes_back_or_twice_while_records_are_taken_over() -> None:
     assert closed.moves == 2 * len(keys)
     for descriptor in ready:
         os.close(descriptor)
+
+
+async def test_only_what_was_used_is_read(acceptors: Acceptors) -> None:
+    used, idle = (acceptors.books[0].record(key, number) for key, number in (("used", 3), ("idle", 4)))
+    one_connection(used)
+    assert [acceptors.areas[0].is_used(number) for number in (3, 4, -1, acceptors.areas[0].capacity)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    closed = upstream_area()
+    keys = (("used", 3), ("idle", 4), ("unnumbered", -1), ("another owner", 3))
+    totals, times = await read_records(acceptors.areas, closed, keys)
+    assert {key: found.connections for key, found in totals.items()} == {"used": 1}
+    assert times["used"].sum_us == 70 and len(times) == 1
+    closed.take_over(acceptors.areas[0])
+    assert await read_records(acceptors.areas, closed, keys) == (totals, times)
+    del idle
