@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from symphony.cli.status_page import PLAIN_WIDTH
+from symphony.cli.wording import route_shown
 from symphony.routing.certificates import ServedCertificate
 
 _SOON_DAYS = 14
@@ -44,13 +48,14 @@ def print_certificates(certificates: Iterable[ServedCertificate], now: float) ->
         left = days_left(facts.not_after, now)
         colour = "red" if left < 0 else "yellow" if left < _SOON_DAYS else "green"
         table.add_row(
-            _some(facts.names),
-            facts.issuer,
+            escape(_some(facts.names)),
+            escape(facts.issuer),
             facts.key_type,
             f"[{colour}]{left if left >= 0 else 'expired'}[/]",
-            _some([route or '""' for route in certificate.routes]),
+            escape(_some(map(route_shown, certificate.routes))),
         )
-    Console().print(table)
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console.print(table)
 
 
 def days_left(not_after: float, now: float) -> int:

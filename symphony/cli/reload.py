@@ -8,6 +8,7 @@ import click
 
 from symphony.cli.exits import Exit, leave
 from symphony.cli.options import config_option, json_option, runtime_dir_option
+from symphony.cli.wording import route_shown
 
 if TYPE_CHECKING:
     from symphony.messages.control import ServiceReloaded
@@ -55,7 +56,7 @@ def _print(done: ServiceReloaded) -> None:
     for problem in done.problems:
         click.echo(problem.line(done.file), err=True)
     if done.kept:
-        names = ", ".join(name or '""' for name in done.kept)
+        names = ", ".join(map(route_shown, done.kept))
         click.echo(f"kept at their last good version: {names}", err=True)
     click.echo(f"configuration {done.version}: " + ("in force" if done.changed else "nothing changed"))
     if done.acceptors:

@@ -8,6 +8,7 @@ import click
 
 from symphony.cli.exits import Exit, leave
 from symphony.cli.options import config_option, runtime_dir_option
+from symphony.cli.wording import route_shown
 
 
 @click.command()
@@ -25,7 +26,7 @@ def command(name: str, as_json: bool, config_file: str | None, runtime_dir: str 
 
     instance = find_instance(runtime_dir, config_file)
     routes, silent = asyncio.run(gather_routes(instance.runtime_dir))
-    shown = [route for route in routes if name in (route.route or "default")]
+    shown = [route for route in routes if name in route_shown(route.route)]
     if as_json:
         from symphony.cli.output import print_json
 

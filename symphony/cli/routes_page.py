@@ -11,6 +11,7 @@ from rich.table import Table
 
 from symphony.api.routes import RouteReport
 from symphony.cli.status_page import PLAIN_WIDTH, READY, WELL
+from symphony.cli.wording import route_shown
 from symphony.dashboard.numbers import size
 
 _RIGHT = ("active", "connections", "failures", "up", "down", "p50", "p99")
@@ -27,7 +28,7 @@ def print_routes(routes: Sequence[RouteReport]) -> None:
         table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="fold")
     for route in routes:
         table.add_row(
-            escape(route.route or "(default)"),
+            escape(route_shown(route.route)),
             _healthy(route),
             str(route.active),
             str(route.connections),

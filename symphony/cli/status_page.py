@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from symphony.api.status import Status, UpstreamStatus
-from symphony.cli.wording import count
+from symphony.cli.wording import count, route_shown
 
 PLAIN_WIDTH = 240
 """Where the output is no terminal, lines are to be whole rather than short."""
@@ -78,7 +78,7 @@ def _print_upstreams(console: Console, upstreams: Sequence[UpstreamStatus]) -> N
         state = upstream.state if upstream.mode == READY else f"{upstream.state}, set to {upstream.mode}"
         colour = "green" if state == WELL else "red" if upstream.mode == READY else "yellow"
         table.add_row(
-            escape(upstream.route or "(default)"),
+            escape(route_shown(upstream.route)),
             escape(upstream.upstream),
             f"[{colour}]{state}[/]",
             str(upstream.weight),

@@ -8,6 +8,7 @@ import click
 
 from symphony.cli.exits import Exit, leave
 from symphony.cli.options import config_option, json_option, runtime_dir_option
+from symphony.cli.wording import route_shown
 
 if TYPE_CHECKING:
     from symphony.config.model import UpstreamMode
@@ -56,7 +57,7 @@ def command(
 
         print_json({"upstream": upstream, **structs.asdict(done)})
     else:
-        names = ", ".join(name or "(default)" for name in done.routes)
+        names = ", ".join(map(route_shown, done.routes))
         click.echo(f"{upstream} is set to {done.mode} in {names}: {done.remaining} connections open")
     if done.behind:
         leave(Exit.FAILURE, f"not yet taken up by {', '.join(done.behind)}")

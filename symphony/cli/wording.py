@@ -15,6 +15,11 @@ def render_peer(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
+def route_shown(name: str) -> str:
+    """A route's name; the default route has none of its own, but for the listeners that it may be on alone."""
+    return f"(default){name}" if not name or name.startswith("@") else name
+
+
 def count(connections: int) -> str:
     """Say so many connections."""
     return f"{connections} connection{'' if connections == 1 else 's'}"

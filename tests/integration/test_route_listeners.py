@@ -234,8 +234,15 @@ def test_what_is_told_of_routes_names_their_listeners(ports: Ports) -> None:
     upstreams = {(found.route, found.upstream) for found in ports.symphony.status().upstreams}
     assert (f"same.example.test@{FIRST}", f"tcp://127.0.0.1:{ports.upstreams['same-first']}") in upstreams
     assert (f"same.example.test@{SECOND}", f"tcp://127.0.0.1:{ports.upstreams['same-second']}") in upstreams
-    shown = ports.symphony.command("certs")
-    assert shown.returncode == 0, shown.stderr
+    for command in ("certs", "routes"):
+        names = {f"same.example.test@{FIRST}", f"same.example.test@{SECOND}", "*.wild.example.test"}
+        told = json.loads(ports.symphony.command(command, "--json").stdout)
+        found = {each["route"] for each in told} if command == "routes" else set(told[0]["routes"])
+        found |= set(told[-1].get("routes", ()))
+        assert names <= found and f"@{SECOND}" in found
+        shown = ports.symphony.command(command)
+        assert shown.returncode == 0, shown.stderr
+    assert f"(default)@{SECOND}" in shown.stdout, shown.stdout
     drained = ports.symphony.command(
         "upstream", "same.example.test", f"tcp://127.0.0.1:{ports.upstreams['same-first']}", "drain"
     )
