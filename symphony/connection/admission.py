@@ -25,6 +25,7 @@ HELLO_GRACE_S = 0.1
 
 _ADMITTED = Verdict.ADMITTED
 _HELD = Verdict.HELD
+_BOXED = Verdict.PENALTY_BOXED
 _REASONS = {verdict: Reason(verdict.value) for verdict in Verdict if verdict not in (_ADMITTED, _HELD)}
 
 
@@ -64,8 +65,11 @@ def begin(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
             return
     if guard.limited:
         key = address if len(address) == 4 else source_key(address, guard.ipv6_prefix)
-        admission = connection.admission = Admission(connection, guard, sources, None)
         decision = sources.decide(key)
+        if decision is not None and decision[0] is _BOXED:
+            connection.turn_away(Reason.PENALTY_BOXED)
+            return
+        admission = connection.admission = Admission(connection, guard, sources, None)
         if decision is None:
             sources.ask(key, admission.answered)
         else:

@@ -115,10 +115,10 @@ class Arrival:
         if seat.max_connections and state.is_full(seat):
             self._fail(Reason.MAX_CONNECTIONS)
             return
-        state.host.wheel.schedule(self, seat.handshake_limit_s)
         if seat.trusted_proxies is None:
             self._begin()
         elif seat.trusted_proxies.contains(self.peer[0]):
+            state.host.wheel.schedule(self, seat.handshake_limit_s)
             self._phase = Phase.ENTERING
             ProxyEntry(state.host, self._client, self._entered, self._fail).start()
         else:
@@ -139,6 +139,8 @@ class Arrival:
             admission.begin(self, guard, self._seat.sources)
             if self._phase is Phase.CLOSED:
                 return
+        if not self.timer_tick:  # not before: who is refused at once needs no time
+            self._state.host.wheel.schedule(self, self._seat.handshake_limit_s)
         self._listen()
 
     def recount(self, seats: Collection[ListenerSeat]) -> None:
