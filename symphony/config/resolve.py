@@ -146,6 +146,7 @@ class _Resolver:
             for index, route in routes
         ]
         route_entries, own = self._attach_policies(resolved, entries, defaults)
+        self._warn_of_plain_only(where, entries)
         whole = all(_ROUTE_PLACE.match(problem.place) for problem in self._problems)
         problems = tuple(sorted(self._problems + self._warnings.problems(), key=_document_order))
         broken = tuple(
@@ -236,6 +237,15 @@ class _Resolver:
                 other, text = clash
                 self._broken.add(other)
                 self._add([Problem(f"routes[{index}].sni", text)])
+
+    def _warn_of_plain_only(self, where: dict[int, Where], listeners: list[ListenerEntry]) -> None:
+        secure = {listener.id for listener in listeners if listener.mode == "tls"}
+        for index, ids in where.items():
+            if ids and secure and index not in self._broken and secure.isdisjoint(ids):
+                text = (
+                    'has listeners with mode = "http" only: the route will be used for ACME challenges alone'
+                )
+                self._warnings.add(f"routes[{index}].listeners", text)
 
     def _listeners_in_order(self) -> bool:
         return not any(problem.place.startswith("listeners") for problem in self._problems)

@@ -650,3 +650,13 @@ def test_only_the_listeners_of_a_route_need_a_certificate_for_it(write: Write) -
     there = route("a", TCP, 'listeners = ["0.0.0.0:9443"]')
     place, text = only(load(write(LISTENER + bare + there)))
     assert place == "routes[0].cert" and "no listener of the route has a default_cert" in text
+
+
+def test_a_route_on_plain_listeners_alone_is_warned_of(write: Write) -> None:
+    on_plain = route("a", TCP, 'listeners = ["0.0.0.0:8080"]')
+    place, text = only(load(write(LISTENER + PLAIN + on_plain + route("b"))))
+    assert place == "routes[0].listeners"
+    assert text.startswith('warning: has listeners with mode = "http" only')
+    both = route("a", TCP, 'listeners = ["0.0.0.0:8080", "0.0.0.0:8443"]')
+    assert found(load(write(LISTENER + PLAIN + both))) == {}
+    assert found(load(write(PLAIN + on_plain))) == {}
