@@ -25,7 +25,8 @@ q, Ctrl-C   quit
 p, space    pause
 s           sort routes and upstreams by name, active, rate, bytes, failures
 /           filter routes and upstreams by a part of their name
-up, down    choose a route        enter   look into it
+up, down    choose a route, page up and page down ten further, home and end the first and the last
+enter       look into it
 b           blocked sources       w       connections that wait (held)
 e           events                f       why connections ended early
 escape      back                  ?       this page

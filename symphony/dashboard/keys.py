@@ -24,6 +24,8 @@ _SEQUENCES = {
     "\x1bOC": "right",
     "\x1bOD": "left",
 }
+_NUMBERED = {"5~": "page up", "6~": "page down", "1~": "home", "4~": "end", "7~": "home", "8~": "end"}
+_SEQUENCES |= {"\x1b[H": "home", "\x1b[F": "end", "\x1bOH": "home", "\x1bOF": "end"}
 
 
 def read_keys(data: bytes) -> list[str]:
@@ -43,6 +45,9 @@ def read_keys(data: bytes) -> list[str]:
         if sequence in _SEQUENCES:
             keys.append(_SEQUENCES[sequence])
             at += 3
+        elif text[at + 1 : at + 2] == "[" and text[at + 2 : at + 4] in _NUMBERED:
+            keys.append(_NUMBERED[text[at + 2 : at + 4]])
+            at += 4
         elif text[at + 1 : at + 2] == "[":
             at += 2
             while (

@@ -7,6 +7,10 @@ from enum import Enum
 SORTS = ("name", "active", "rate", "bytes", "failures")
 
 
+PAGE_LINES = 10
+"""How far page up and page down go."""
+
+
 class Page(Enum):
     """What is shown."""
 
@@ -62,6 +66,8 @@ class View:
                 self.selected = min(self.selected + 1, max(0, len(self.shown_routes) - 1))
             case "up" | "k":
                 self.selected = max(0, self.selected - 1)
+            case "page down" | "page up" | "home" | "end":
+                self._leap(key)
             case "enter":
                 self._drill()
             case "escape" | "backspace" | "left":
@@ -77,6 +83,16 @@ class View:
         elif len(key) == 1 and key.isprintable():
             self.filter += key
         self.selected = 0
+
+    def _leap(self, key: str) -> None:
+        last = max(0, len(self.shown_routes) - 1)
+        to = {
+            "page down": self.selected + PAGE_LINES,
+            "page up": self.selected - PAGE_LINES,
+            "home": 0,
+            "end": last,
+        }[key]
+        self.selected = min(max(0, to), last)
 
     def _toggle(self, page: Page) -> None:
         self.page = Page.OVERVIEW if self.page is page else page

@@ -190,6 +190,20 @@ def test_a_chosen_row_can_be_told_without_colours() -> None:
     assert view.shown_routes[1] in chosen
 
 
+def test_leaps_stay_within_the_routes() -> None:
+    view = View()
+    drawn(Frame(history(), view, []), 100, 60)
+    last = len(view.shown_routes) - 1
+    places = []
+    for key in ("page down", "page down", "end", "page down", "page up", "home", "page up"):
+        view.press(key)
+        places.append(view.selected)
+    assert places == [10, 20, last, last, last - 10, 0, 0]
+    empty = View()
+    empty.press("end")
+    assert empty.selected == 0
+
+
 def test_changes_become_lines() -> None:
     before = state(1.0)
     acceptor, admin = before.actors
@@ -250,7 +264,13 @@ def test_filter_sort_and_choice() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([*"qps/ehbwf?jk x", "up", "down", "enter", "escape", "backspace", "ctrl-c"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            [*"qps/ehbwf?jk x", "up", "down", "page down", "end", "enter", "escape", "backspace", "ctrl-c"]
+        )
+    )
+)
 def test_no_keys_break_it(keys: list[str]) -> None:
     view, remembered = View(), history()
     for key in keys:
@@ -292,6 +312,9 @@ def test_sharing_out(wanted: list[int], lines: int) -> None:
         (b"\x1b", ["escape"]),
         (b"\r\x7f\x03 ", ["enter", "backspace", "ctrl-c", " "]),
         (b"\x1b[1;5Cq", ["q"]),
+        (b"\x1b[5~\x1b[6~x", ["page up", "page down", "x"]),
+        (b"\x1b[H\x1bOF\x1b[1~\x1b[4~", ["home", "end", "home", "end"]),
+        (b"\x1b[15~q", ["q"]),
         ("ü".encode(), ["ü"]),
         (b"\x01\xff", []),
     ],
