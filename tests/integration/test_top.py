@@ -169,7 +169,7 @@ def test_routes_upstreams_refused_and_held(symphony: SymphonyProcess) -> None:
         top(symphony, 120, 44) as terminal,
     ):
         sock.sendall(hello)
-        terminal.wait("held.example", "penalty_boxed", "127.0.0.1 ", "asks for", "upstream_missing", " out ")
+        terminal.wait("held.example", "penalty_boxed", "127.0.0.1 ", "asks for", "upstream_", " out ")
         assert row(terminal, "tcp://127.0.0.1:1")[1] == "out"
         assert row(terminal, "other.example")[1] == "1/1"
         assert row(terminal, "default")[1] == "1/2"
