@@ -237,6 +237,9 @@ class Running:
             self._failure = str(error)
             log.error("not taken over", predecessor=predecessor.pid, reason=self._failure)
             self._supervisor.request_stop(self._generations.drain_timeout_s)
+            if await predecessor.is_dead():
+                # It may have let go of the sockets: clients would wait at them for nobody.
+                self._generations.refuse()
             return
         self._generations.take_over()
         self.serving = True

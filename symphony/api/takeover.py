@@ -32,6 +32,8 @@ ENVIRONMENT = "SYMPHONY_SUCCESSION"
 
 _OFFERED_WITHIN_S = 30.0
 _ANSWERED_WITHIN_S = 60.0
+_LOOKS = 10
+_LOOK_EVERY_S = 0.05
 
 
 class TakeoverFailed(Exception):
@@ -88,6 +90,15 @@ class Predecessor:
         """Say that `addresses` are served; return when the sockets are this side's. Raises :class:`TakeoverFailed`."""
         await self._exchange(Taken(tuple(addresses)), Yours)
         self.gave_way = True
+
+    async def is_dead(self) -> bool:
+        """Whether it is gone, and not only done with this process; to be asked when it has ended the exchange."""
+        for _ in range(_LOOKS):
+            if os.getppid() != self.pid:
+                return True
+            # The kernel closes what a process has open a little before its children get another parent.
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return False
 
     async def watch(self, hasten: Callable[[float], None]) -> None:
         """Follow what becomes of the other one until it is gone; call ``hasten(grace_s)`` if it was told to stop."""
