@@ -53,21 +53,26 @@ class SharedLocks:
 
     def take(self, index: int) -> bool:
         """Take a lock; False when somebody has had it for longer than he should need it."""
-        address = self._addresses[index]
-        for _ in range(_TRIES):
-            found = _try_lock(address)
-            if not found:
-                return True
-            if found == errno.EOWNERDEAD:
-                _check(_libc.pthread_mutex_consistent(address))
-                return True
-            if found != errno.EBUSY:
-                _check(found)
-        return False
+        found = _try_lock(self._addresses[index])
+        return not found or self._insist(self._addresses[index], found)
 
     def give_back(self, index: int) -> None:
         """Give a lock back that was taken."""
-        _check(_unlock(self._addresses[index]))
+        result = _unlock(self._addresses[index])
+        if result:
+            _check(result)
+
+    def _insist(self, address: ctypes.c_void_p, found: int) -> bool:
+        """Go on trying after a first try that gave `found`."""
+        tries = 0
+        while found == errno.EBUSY and tries < _TRIES:
+            found = _try_lock(address)
+            tries += 1
+        if found == errno.EOWNERDEAD:
+            found = _libc.pthread_mutex_consistent(address)
+        if found and found != errno.EBUSY:
+            _check(found)
+        return not found
 
     def take_all(self) -> bool:
         """Take every lock, or none and return False."""
