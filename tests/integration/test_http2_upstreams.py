@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 import msgspec
@@ -77,8 +77,8 @@ def test_without_such_upstreams_all_clients_go_to_the_others(place: Place) -> No
 
 def test_who_speaks_http2_never_ends_at_one_that_does_not(place: Place) -> None:
     before = place.rig.failures.get("upstream_missing", 0)
-    with pytest.raises(OSError):
-        assert get(place.rig.port, "missing.test", client_context(alpn=BOTH)).body
+    with suppress(OSError):  # or an end without an answer: the ssl module does not always see the reset
+        assert get(place.rig.port, "missing.test", client_context(alpn=BOTH)).body == b""
     assert get(place.rig.port, "missing.test", client_context(alpn=ONLY_1)).body == b"one"
     assert place.rig.failures["upstream_missing"] == before + 1
 
