@@ -9,10 +9,10 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.support.monitoring import (
@@ -84,13 +84,13 @@ class Prometheus:
         self.process.wait(10)
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Observed, Prometheus]]:
+@contextmanager
+def watched(directory: Path) -> Iterator[tuple[Observed, Prometheus]]:
     program("prometheus")
     port = free_port()
     with observed_symphony(f'admin = {{ host = "127.0.0.1", port = {port} }}') as observed:
         observed.use_everything()
-        prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), f"127.0.0.1:{port}")
+        prometheus = Prometheus(directory, f"127.0.0.1:{port}")
         try:
             prometheus.wait(lambda: prometheus.value('up{job="symphony"}') == [1])
             prometheus.wait(lambda: prometheus.value("symphony_connections_accepted_total") == [4])
@@ -99,10 +99,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Observed
             prometheus.stop()
 
 
-def test_it_has_scraped_everything_that_alerts_and_dashboard_ask_for(
-    watched: tuple[Observed, Prometheus],
-) -> None:
-    observed, prometheus = watched
+def test_it_takes_metrics_alerts_and_the_questions_of_the_dashboard(tmp_path: Path) -> None:
+    with watched(tmp_path) as (observed, prometheus):
+        has_scraped_everything(observed, prometheus)
+        answers_the_dashboard(prometheus)
+        judges_by_the_alerts(prometheus)
+
+
+def has_scraped_everything(observed: Observed, prometheus: Prometheus) -> None:
+    """All that alerts and dashboard ask for."""
     stored = set(prometheus.get("/api/v1/label/__name__/values"))
     asked = set().union(*map(metrics_in, [*rule_expressions(), *dashboard_expressions()]))
     told = scrape_until(
@@ -113,8 +118,7 @@ def test_it_has_scraped_everything_that_alerts_and_dashboard_ask_for(
     assert target["lastError"] == ""
 
 
-def test_it_answers_every_question_of_the_dashboard(watched: tuple[Observed, Prometheus]) -> None:
-    _, prometheus = watched
+def answers_the_dashboard(prometheus: Prometheus) -> None:
     prometheus.wait(lambda: bool(prometheus.value("rate(symphony_connections_accepted_total[1m])")))
     silent = {
         expression
@@ -128,8 +132,7 @@ def test_it_answers_every_question_of_the_dashboard(watched: tuple[Observed, Pro
     }
 
 
-def test_it_judges_by_the_alerts(watched: tuple[Observed, Prometheus]) -> None:
-    _, prometheus = watched
+def judges_by_the_alerts(prometheus: Prometheus) -> None:
     [group] = prometheus.get("/api/v1/rules")["groups"]
     assert [rule["name"] for rule in group["rules"]] == [rule["alert"] for rule in rules()]
     prometheus.wait(lambda: all(rule["health"] == "ok" for rule in _rules(prometheus)))
