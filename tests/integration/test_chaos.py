@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = (
-    "kill,kill-all,kill-in-reload,kill-with-backlog,hang,crash-loop,"
+    "kill,kill-all,kill-in-reload,kill-with-backlog,replace-acceptors,upgrade,hang,crash-loop,"
     "starve-descriptors,fill-disk,flood-garbage,flood-valid"
 )
 

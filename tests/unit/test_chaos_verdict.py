@@ -39,7 +39,15 @@ def good() -> Evidence:
     steps = [killed, replaced, queue, step("crash-loop", "acceptor-0", crashes=9), last]
     steps += [
         step(harm, "supervisor")
-        for harm in ("pause", "starve-cpu", "starve-descriptors", "fill-disk", "flood-valid", "leaks")
+        for harm in (
+            "pause",
+            "upgrade",
+            "starve-cpu",
+            "starve-descriptors",
+            "fill-disk",
+            "flood-valid",
+            "leaks",
+        )
     ]
     return Evidence(calls, talks, [died], steps)
 

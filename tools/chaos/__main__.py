@@ -76,7 +76,7 @@ def main() -> int:
                 evidence.steps.append(look_for_leaks(house, chosen.connections, seed))
         except NotAsExpected as error:
             evidence.tracebacks += [f"broken off: {error}", *house.warnings()[-8:]]
-        if house.process.poll() is None and (code := house.stop()):
+        if not house.has_ended and (code := house.stop()):
             evidence.tracebacks.append(f"the stop at the end: exit code {code}")
         evidence.tracebacks += house.tracebacks()
         if chosen.log is not None:

@@ -26,7 +26,7 @@ def kill_supervisor(scene: Scene) -> StepResult:
     answers = {id(talk): talk.answers for talk in open_talks}
     os.kill(house.pid, signal.SIGKILL)
     killed_at = time.monotonic()
-    house.process.wait()
+    house.wait_ended()
     orphans = house.left_of_family()
     try:
         house.start()

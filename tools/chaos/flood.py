@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import time
@@ -18,6 +19,7 @@ REQUESTS = 4000
 UNREAD_REQUESTS = 20_000
 CUT_OFF_WITHIN_S = 8.0
 _LARGEST = 1 << 28
+_NOBODY = 65534
 
 
 def flood(house: House, kind: str, victim: str, rng: random.Random, result: StepResult) -> None:
@@ -40,8 +42,30 @@ def flood(house: House, kind: str, victim: str, rng: random.Random, result: Step
             cut_off += _is_cut_off(sock, make())
     result.figures["bad senders"] = SENDERS
     result.figures["of these cut off"] = cut_off
+    if kind == "garbage" and os.geteuid() == 0:
+        result.figures["bad senders of another user"] = 1
+        if not _is_turned_away(path, make()):
+            result.problems.append("a sender of another user was not turned away")
     if cut_off < SENDERS:
         result.problems.append(f"{SENDERS - cut_off} senders of {kind} were not cut off")
+
+
+def _is_turned_away(path: str, data: bytes) -> bool:
+    """Whether a process of another user can send nothing, or is cut off for it."""
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)
+            with _connect(path) as sock:
+                code = 0 if _is_cut_off(sock, data) else 1
+        except OSError:
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def _connect(path: str) -> socket.socket:

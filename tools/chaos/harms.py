@@ -22,6 +22,7 @@ BURST = 40
 BACKLOG_FILLS_S = 0.6
 CRASHES_FOR_S = 6.0
 PAUSED_FOR_S = 3.0
+JUST_BEGUN_S = 1.0
 LINES_SHOWN = 6
 BACK_WITHIN_S = 15.0
 """How long anything may take to be back before it counts as not coming back."""
@@ -41,16 +42,18 @@ def do_harm(scene: Scene, step: Step) -> StepResult:
     result = StepResult(step.harm, step.victim, time.monotonic())
     before = {name: child.restarts for name, child in scene.house.children().items()}
     died = len(scene.evidence.deaths)
-    supervisor = scene.house.pid
     try:
+        step = step._replace(victim=scene.house.called(step.victim))
         _HARMS[step.harm](scene, step, result)
         scene.house.wait_whole()
+        if step.harm == "upgrade":
+            before = {}  # all of them are new
         _check_restarts(scene, before, died, result)
     except NotAsExpected as error:
         result.problems.append(str(error))
     except ProcessGone as error:
         result.problems.append(f"{error} was gone before harm was done to it")
-    if scene.house.process.poll() is not None or scene.house.pid != supervisor:
+    if scene.house.has_ended:
         result.problems.append("the supervisor has ended")
     result.ended = time.monotonic()
     if result.problems:
@@ -163,6 +166,26 @@ def _hang(scene: Scene, step: Step, result: StepResult) -> None:
     result.figures["replaced after, s"] = found_at - death.frozen_at
 
 
+def _end_talks(scene: Scene) -> None:
+    """End all talks in order, and those that were just begun with somebody who is to go now."""
+    scene.traffic.end_talks()
+    time.sleep(JUST_BEGUN_S)
+    scene.traffic.end_talks()
+
+
+def _replace_acceptors(scene: Scene, step: Step, result: StepResult) -> None:
+    """Have others take the place of all acceptors; what is open ends in order, and they with it."""
+    for _ in range(2):
+        scene.house.replace_acceptors()
+        _end_talks(scene)
+        scene.house.wait_whole()
+
+
+def _upgrade(scene: Scene, step: Step, result: StepResult) -> None:
+    """Have another supervisor with other children take the place of all."""
+    scene.house.upgrade(lambda: _end_talks(scene))
+
+
 def _pause(scene: Scene, step: Step, result: StepResult) -> None:
     """Have the supervisor sleep: nobody else may notice."""
     os.kill(scene.house.pid, signal.SIGSTOP)
@@ -219,6 +242,8 @@ _HARMS: dict[str, Callable[[Scene, Step, StepResult], None]] = {
     "kill-all": _kill_all,
     "kill-in-reload": _kill_in_reload,
     "kill-with-backlog": _kill_with_backlog,
+    "replace-acceptors": _replace_acceptors,
+    "upgrade": _upgrade,
     "hang": _hang,
     "pause": _pause,
     "crash-loop": _crash_loop,

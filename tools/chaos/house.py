@@ -18,20 +18,24 @@ from typing import Any
 import psutil
 
 from supervisor.messages import ChildDescription, DescribeTree, TreeDescription, TreeReply
+from symphony.api.reload import request_reload
+from symphony.api.upgrading import request_upgrade
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError, ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
+from symphony.messages.control import ServiceUpgraded
 from symphony.messages.registry import RegistryReply, Reload, ReloadDone
 from symphony.tls.certificate_maker import make_authority, make_certificate
 from tools.bench.ports import free_port
 from tools.chaos.kernel import clients_of, freeze
 from tools.chaos.mailboxes import question_for
-from tools.chaos.plan import SUPERVISOR
+from tools.chaos.plan import ACCEPTOR, SUPERVISOR
 from tools.chaos.records import Death
 from tools.chaos.traffic import Site
 
 READY_WITHIN_S = 30.0
 ASK_WITHIN_S = 5.0
+CHANGED_WITHIN_S = 60.0
 RUNNING = "running"
 HOST = "127.0.0.1"
 DISK_BYTES = 1 << 20
@@ -85,6 +89,12 @@ sni = "extra-{number}.chaos.test"
 upstreams = [{{ kind = "tcp", host = "127.0.0.1", port = 9 }}]
 """
 
+SECOND_LISTENER = """
+[[listeners]]
+host = "{host}"
+port = {port}
+mode = "http"
+"""
 
 _KNOWN_KEYS = frozenset({"timestamp", "level", "process", "event"})
 
@@ -111,6 +121,8 @@ class House:
         self._family: dict[int, psutil.Process] = {}
         self._config = ""
         self._extra = 0
+        self._serving = 0
+        self._wider = False
         self.site: Site
 
     def __enter__(self) -> House:
@@ -154,6 +166,7 @@ class House:
             http_port=self.site.http_port,
             **told,
         )
+        self._second_listener = SECOND_LISTENER.format(host=HOST, port=free_port())
         self.config_file.write_text(self._config)
 
     def _mount(self) -> str:
@@ -177,6 +190,8 @@ class House:
     def _clear_out(self) -> None:
         if self._process is not None:
             self.remember_family()
+            if not self.has_ended:
+                os.kill(self._serving, signal.SIGKILL)
             if self._process.poll() is None:
                 self._process.kill()
             self._process.wait()
@@ -219,6 +234,7 @@ class House:
                 cwd=Path(__file__).resolve().parents[2],
                 start_new_session=True,
             )
+        self._serving = self._process.pid
         while len(self.logged("ready")) == before:
             if self._process.poll() is not None:
                 raise NotAsExpected(
@@ -233,20 +249,56 @@ class House:
 
     @property
     def pid(self) -> int:
-        """The supervisor's process."""
+        """The supervisor's process: after an upgrade another one."""
         assert self._process is not None, "started"
-        return self._process.pid
+        return self._serving
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def has_ended(self) -> bool:
+        """Whether the supervisor is gone."""
+        return _is_gone(self._serving)
+
+    def wait_ended(self) -> int:
+        """Wait for the supervisor's end; return its exit code, 0 for one that is no child of this process."""
         assert self._process is not None, "started"
-        return self._process
+        code = self._process.wait(DRAIN_S + READY_WITHIN_S)
+        if self._serving == self._process.pid:
+            return code
+        self.wait(lambda: self.has_ended, "the supervisor ends", DRAIN_S + READY_WITHIN_S)
+        return 0
 
     def stop(self) -> int:
         """Stop the tree in order, and return its exit code."""
         self.remember_family()
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DRAIN_S + READY_WITHIN_S)
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait_ended()
+
+    def replace_acceptors(self) -> None:
+        """Reload with another set of listeners, which takes new acceptors. Raises NotAsExpected."""
+        self._wider = not self._wider
+        self._write()
+        try:
+            done = asyncio.run(request_reload(str(self.runtime_dir), CHANGED_WITHIN_S))
+        except MailboxError as error:
+            raise NotAsExpected(f"not reloaded: {error}") from None
+        if not done.acceptors or done.failure:
+            raise NotAsExpected(f"no new acceptors: {done.failure or done.problems}")
+
+    def upgrade(self, when_taken: Callable[[], None]) -> None:
+        """Have another process take over, and the one before end. Raises NotAsExpected."""
+        self.remember_family()
+        try:
+            done = asyncio.run(request_upgrade(str(self.runtime_dir), CHANGED_WITHIN_S))
+        except MailboxError as error:
+            raise NotAsExpected(f"not upgraded: {error}") from None
+        if not isinstance(done, ServiceUpgraded):
+            raise NotAsExpected(f"not upgraded: {done.reason}")
+        former, self._serving = self._serving, done.pid
+        when_taken()
+        assert self._process is not None, "started"
+        if former == self._process.pid:
+            self._process.wait(DRAIN_S + READY_WITHIN_S)
+        self.wait(lambda: _is_gone(former), f"process {former} is gone", DRAIN_S + READY_WITHIN_S)
 
     def remember_family(self) -> None:
         """Note every process of the tree, so that none is left behind whatever happens."""
@@ -282,6 +334,11 @@ class House:
     def acceptors(self) -> list[str]:
         """The acceptors' names."""
         return [name for name, child in self.children().items() if child.kind == "acceptor"]
+
+    def called(self, victim: str) -> str:
+        """The name, by now, of an acceptor that the plan knows by the name of one of the first."""
+        kind, _, number = victim.rpartition("-")
+        return sorted(self.acceptors(), key=_number)[int(number)] if kind == ACCEPTOR else victim
 
     def describe_acceptor(self, name: str) -> AcceptorDescription:
         """What an acceptor says of itself."""
@@ -326,9 +383,15 @@ class House:
     def write_extra_route(self) -> int:
         """Write a configuration with one route more; return how many it has."""
         self._extra += 1
-        routes = "".join(EXTRA_ROUTE.format(number=number) for number in range(self._extra))
-        self.config_file.write_text(self._config + routes)
+        self._write()
         return self._config.count("[[routes]]") + self._extra
+
+    def _write(self) -> None:
+        routes = "".join(EXTRA_ROUTE.format(number=number) for number in range(self._extra))
+        text = self._config
+        if self._wider:
+            text = text.replace("[[routes]]", self._second_listener + "\n[[routes]]", 1)
+        self.config_file.write_text(text + routes)
 
     def served_routes(self) -> set[int]:
         """How many routes the acceptors serve, each number once."""
@@ -394,3 +457,14 @@ class House:
             if not line.startswith("{") or "Traceback" in line:
                 found.append(line[:2000])
         return found
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -20,6 +20,8 @@ HARMS: dict[str, tuple[str, ...]] = {
     "kill-with-backlog": (ACCEPTOR,),
     "kill-all": (EVERY_ACCEPTOR, EVERYBODY_AT_ONCE),
     "kill-in-reload": ("route-registry", ACCEPTOR),
+    "replace-acceptors": (EVERY_ACCEPTOR,),
+    "upgrade": (SUPERVISOR,),
     "hang": CHILDREN,
     "pause": (SUPERVISOR,),
     "crash-loop": (ACCEPTOR,),
@@ -35,7 +37,10 @@ HARMS: dict[str, tuple[str, ...]] = {
 
 
 class Step(NamedTuple):
-    """One harm. `victim` is a process by name; `seed` is for what the harm itself leaves to chance."""
+    """One harm. `victim` is a process by name, or an acceptor by its number among those of the moment.
+
+    `seed` is for what the harm itself leaves to chance.
+    """
 
     harm: str
     victim: str

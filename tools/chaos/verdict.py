@@ -51,6 +51,7 @@ def judge(evidence: Evidence, *, timed: bool = True) -> list[Row]:
 _KILLS = ("kill", "kill-all", "kill-in-reload")
 _BY_HARM = (
     ("A supervisor that sleeps is missed by nobody", ("pause",)),
+    ("New acceptors and a new supervisor take over unnoticed", ("replace-acceptors", "upgrade")),
     ("A process that is short of CPU is not taken for hung", ("starve-cpu",)),
     ("Nobody dies for want of descriptors", ("starve-descriptors",)),
     ("A full disk stops no traffic, and is recovered from", ("fill-disk",)),
