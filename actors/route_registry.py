@@ -176,6 +176,7 @@ class RouteRegistry(Actor):
             entry.ja3_blocklist,
             entry.ja4_blocklist,
             entry.ipv6_prefix,
+            entry.asn_blocklist,
         )
 
     def _subscribe_routes(self, sender: Sender, name: str, version: int) -> Subscribed:

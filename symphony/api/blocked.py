@@ -44,6 +44,7 @@ class StaticLists(Struct, frozen=True):
     blocklist: tuple[str, ...]
     ja3_blocklist: tuple[str, ...]
     ja4_blocklist: tuple[str, ...]
+    asn_blocklist: tuple[int, ...] = ()
 
 
 class BlockedReport(Struct, frozen=True):
@@ -120,6 +121,7 @@ def _unpack(entry: ListenerLists) -> StaticLists:
         _networks(entry.blocklist),
         entry.ja3_blocklist,
         entry.ja4_blocklist,
+        entry.asn_blocklist,
     )
 
 

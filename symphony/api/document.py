@@ -20,7 +20,15 @@ RoutesLike: TypeAlias = "Sequence[Any] | Struct | Mapping[str, Any] | str | os.P
 """Routes, each a :class:`symphony.config.model.Route` or a mapping; or all those of a :data:`ConfigLike`."""
 
 _PATHS = frozenset(
-    {"cert_chain_file", "private_key_file", "client_ca_cert_file", "path", "socket_path", "runtime_dir"}
+    {
+        "asn_database_path",
+        "cert_chain_file",
+        "client_ca_cert_file",
+        "path",
+        "private_key_file",
+        "runtime_dir",
+        "socket_path",
+    }
 )
 _LISTS = frozenset({"allowlist", "blocklist", "trusted_proxies"})
 

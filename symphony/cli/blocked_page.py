@@ -26,8 +26,8 @@ def print_blocked(report: BlockedReport) -> None:
     if report.left_out:
         console.print(f"and {report.left_out} more", highlight=False)
     for lists in report.lists:
-        for name in ("allowlist", "blocklist", "ja3_blocklist", "ja4_blocklist"):
-            entries: tuple[str, ...] = getattr(lists, name)
+        for name in ("allowlist", "blocklist", "asn_blocklist", "ja3_blocklist", "ja4_blocklist"):
+            entries = tuple(map(str, getattr(lists, name)))
             if entries:
                 more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
                 console.print(

@@ -182,6 +182,16 @@ class Protection(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     blocklist: Annotated[
         tuple[str, ...], Meta(description="Networks that are refused; `@file` reads lines.")
     ] = ()
+    asn_blocklist: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=4_294_967_295)], ...],
+        Meta(description="Autonomous systems, by number, whose networks are refused."),
+    ] = ()
+    asn_database_path: Annotated[
+        str | None,
+        Meta(
+            description="Where their networks are: a database in MaxMind's format, such as GeoLite2-ASN.mmdb."
+        ),
+    ] = None
     ja3_blocklist: Annotated[tuple[str, ...], Meta(description="JA3 digests that are refused.")] = ()
     ja4_blocklist: Annotated[tuple[str, ...], Meta(description="JA4 fingerprints that are refused.")] = ()
     require_sni: Annotated[bool, Meta(description="Refuse clients that name no server.")] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
+from symphony.config.autonomous_systems import DatabaseError, networks_of
 from symphony.config.problem import Problem
 from symphony.config.source import UnreadableFile, read_file
 from symphony.config.wording import quoted
@@ -44,6 +45,27 @@ class NetworkLists:
             return ""
         digest = self._digests[entries] = self._pack(networks)
         return digest
+
+    def read_systems(
+        self, numbers: tuple[int, ...], database: str | None, place: str, problems: list[Problem]
+    ) -> str:
+        """Return the digest of the networks of some autonomous systems, "" as above. `place` is their table's."""
+        if not numbers:
+            return ""
+        if not database:
+            text = "means nothing without asn_database_path: expected the name of a database such as GeoLite2-ASN.mmdb"
+            problems.append(Problem(f"{place}.asn_blocklist", text))
+            return ""
+        path = os.path.join(self._directory, database)
+        try:
+            networks = networks_of(path, read_file(path, FILE_LIMIT, self._sightings), frozenset(numbers))
+        except UnreadableFile as error:
+            problems.append(Problem(f"{place}.asn_database_path", str(error)))
+            return ""
+        except DatabaseError as error:
+            problems.append(Problem(f"{place}.asn_database_path", f"{quoted(database)} {error}"))
+            return ""
+        return self._pack(list(networks))
 
     def _pack(self, networks: list[Network]) -> str:
         listed = CidrSet(networks)

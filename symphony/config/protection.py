@@ -25,6 +25,10 @@ def resolve_protection(
         require_sni=protection.require_sni,
         limits=_limits(protection, place, problems),
         ipv6_prefix=protection.ipv6_prefix,
+        asn_blocklist=tuple(sorted(set(protection.asn_blocklist))),
+        asn_networks=networks.read_systems(
+            protection.asn_blocklist, protection.asn_database_path, place, problems
+        ),
     )
 
 

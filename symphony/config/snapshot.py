@@ -64,7 +64,8 @@ class TlsPolicy(Struct, frozen=True, array_like=True):
 class ProtectionEntry(Struct, frozen=True, array_like=True):
     """What a listener refuses. Lists of networks are named by digest, "" for none (:attr:`Snapshot.networks`).
 
-    Fingerprints are in lower case. Sources are counted by the first `ipv6_prefix` bits of an IPv6 address.
+    `asn_networks` are those of the autonomous systems in `asn_blocklist`. Fingerprints are in lower case. Sources are
+    counted by the first `ipv6_prefix` bits of an IPv6 address.
     """
 
     allowlist: str = ""
@@ -74,6 +75,8 @@ class ProtectionEntry(Struct, frozen=True, array_like=True):
     require_sni: bool = False
     limits: SourceLimits = SourceLimits()
     ipv6_prefix: int = 64
+    asn_blocklist: tuple[int, ...] = ()
+    asn_networks: str = ""
 
 
 class ListenerEntry(Struct, frozen=True, array_like=True):
@@ -177,6 +180,10 @@ def listed_networks(listeners: Iterable[ListenerEntry]) -> set[str]:
     found = {
         digest
         for listener in listeners
-        for digest in (listener.protection.allowlist, listener.protection.blocklist)
+        for digest in (
+            listener.protection.allowlist,
+            listener.protection.blocklist,
+            listener.protection.asn_networks,
+        )
     }
     return found - {""}

@@ -26,6 +26,7 @@ HELLO_GRACE_S = 0.1
 _ADMITTED = Verdict.ADMITTED
 _HELD = Verdict.HELD
 _BOXED = Verdict.PENALTY_BOXED
+_REFUSED = {Standing.REFUSED: Reason.CIDR_BLOCKED, Standing.SYSTEM_REFUSED: Reason.ASN_BLOCKED}
 _REASONS = {verdict: Reason(verdict.value) for verdict in Verdict if verdict not in (_ADMITTED, _HELD)}
 
 
@@ -58,8 +59,9 @@ def begin(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
     address = pack_address(connection.peer[0])
     if guard.lists:
         standing = guard.standing(address)
-        if standing is Standing.REFUSED:
-            connection.turn_away(Reason.CIDR_BLOCKED)
+        refused = _REFUSED.get(standing)
+        if refused is not None:
+            connection.turn_away(refused)
             return
         if standing is Standing.ALLOWED:
             return

@@ -145,6 +145,7 @@ class ListenerLists(Struct, frozen=True, array_like=True):
     ja3_blocklist: tuple[str, ...]
     ja4_blocklist: tuple[str, ...]
     ipv6_prefix: int
+    asn_blocklist: tuple[int, ...] = ()
 
 
 class ListsDescription(Struct, frozen=True, array_like=True, tag=True):

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     MAX_CONNECTIONS = "max_connections"
     DESCRIPTOR_LIMIT = "descriptor_limit"
     CIDR_BLOCKED = "cidr_blocked"
+    ASN_BLOCKED = "asn_blocked"
     PENALTY_BOXED = "penalty_boxed"
     JA3_BLOCKED = "ja3_blocked"
     JA4_BLOCKED = "ja4_blocked"
@@ -89,6 +90,7 @@ class Reason(StrEnum):
 BLOCKED = (
     Reason.MAX_CONNECTIONS,
     Reason.CIDR_BLOCKED,
+    Reason.ASN_BLOCKED,
     Reason.PENALTY_BOXED,
     Reason.JA3_BLOCKED,
     Reason.JA4_BLOCKED,

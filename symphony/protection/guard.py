@@ -17,6 +17,7 @@ class Standing(Enum):
 
     ALLOWED = "allowed"
     REFUSED = "refused"
+    SYSTEM_REFUSED = "system_refused"
     UNLISTED = "unlisted"
 
 
@@ -39,6 +40,7 @@ class Guard:
         "_refused",
         "_remembered",
         "_require_sni",
+        "_systems",
         "asks",
         "boxes",
         "compares",
@@ -53,7 +55,8 @@ class Guard:
         """`networks` has a set for each digest that `entry` names."""
         self._allowed = networks[entry.allowlist] if entry.allowlist else None
         self._refused = networks[entry.blocklist] if entry.blocklist else None
-        self.lists = self._allowed is not None or self._refused is not None
+        self._systems = networks[entry.asn_networks] if entry.asn_networks else None
+        self.lists = any(each is not None for each in (self._allowed, self._refused, self._systems))
         self._remembered: dict[bytes, Standing] = {}
         self._ja3 = frozenset(entry.ja3_blocklist)
         self._ja4 = frozenset(entry.ja4_blocklist)
@@ -81,6 +84,8 @@ class Guard:
             return Standing.ALLOWED
         if self._refused is not None and self._refused.contains(address):
             return Standing.REFUSED
+        if self._systems is not None and self._systems.contains(address):
+            return Standing.SYSTEM_REFUSED
         return Standing.UNLISTED
 
     def judge(self, hello: ClientHello, fingerprints: Fingerprints) -> Reason | None:

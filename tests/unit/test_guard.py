@@ -44,6 +44,9 @@ def test_the_allowlist_has_the_last_word() -> None:
     assert both.standing(pack_address("::ffff:127.0.1.9")) is Standing.ALLOWED
     assert both.standing(pack_address("2001:db8::1")) is Standing.UNLISTED
     assert guard(require_sni=True).standing(pack_address("127.0.0.1")) is Standing.UNLISTED
+    systems = guard(allowlist="out", asn_networks="in")
+    assert systems.standing(pack_address("127.0.2.9")) is Standing.SYSTEM_REFUSED
+    assert systems.standing(pack_address("127.0.1.9")) is Standing.ALLOWED
 
 
 def test_fingerprints_are_compared_before_the_name_is_missed() -> None:
