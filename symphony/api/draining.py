@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from symphony.api.names import CONTROL
 from symphony.mailbox.address import mailbox_path
@@ -47,15 +47,23 @@ async def drain(
     client = MailboxClient(mailbox_path(runtime_dir, CONTROL), ControlReply, name=CONTROL)
     try:
         await _in_time(client.connect())
-        begun = await _call(client, DrainService(listener, timeout_s), DrainBegun)
-        if on_change is not None:
-            on_change(begun.connections)
-        watching = asyncio.create_task(_watch(client, begun, on_change), name="watch connections")
+        beginning = asyncio.create_task(_call(client, DrainService(listener, timeout_s), DrainBegun))
+        tasks: list[asyncio.Task[Any]] = [beginning]
         try:
-            return (await _call(client, AwaitDrained(listener), Drained, _WITHOUT_END_S)).cut
+            if listener:
+                await beginning
+            # Of a whole instance it is asked in the same breath: one that need not wait is gone a moment later.
+            end = asyncio.create_task(_call(client, AwaitDrained(listener), Drained, _WITHOUT_END_S))
+            tasks.append(end)
+            begun = await beginning
+            if on_change is not None:
+                on_change(begun.connections)
+            tasks.append(asyncio.create_task(_watch(client, begun, on_change)))
+            return (await end).cut
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         await client.close()
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from symphony.api.status import Status
 from symphony.tls.certificate_maker import make_certificate
+from tests.support.ports import lasting_port
 from tests.support.scrape import ask, scrape, scrape_until
 from tests.support.services import Service
 from tests.support.symphony_process import SymphonyProcess, actor, running_symphony
@@ -140,8 +140,7 @@ def test_health_and_json(symphony: SymphonyProcess) -> None:
 
 
 def test_a_port(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = lasting_port()
     made = make_certificate(["localhost"])
     config = f"""
 workers = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from symphony import (
 )
 from symphony.mailbox.client import MailboxRefused
 from symphony.tls.certificate_maker import MadeCertificate, make_certificate
+from tests.support.ports import lasting_port
 from tests.support.services import Service
 from tests.support.symphony_process import running_symphony
 from tests.support.tls_client import Answer, SteppedClient, connect, get
@@ -265,8 +265,7 @@ def test_a_program_that_is_killed_takes_its_tree_along(made: MadeCertificate, tm
     (tmp_path / "cert.pem").write_bytes(made.chain_pem)
     (tmp_path / "key.pem").write_bytes(made.key_pem)
     (tmp_path / "key.pem").chmod(0o600)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+    port = str(lasting_port())
     gate = ROOT / "tools" / "examples" / "gate.py"
     with subprocess.Popen(
         [sys.executable, gate, "tcp://127.0.0.1:1", port, "cert.pem", "key.pem"],
