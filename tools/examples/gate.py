@@ -1,7 +1,4 @@
-"""Decides over every connection to one route: clients from this machine may pass, everybody else is refused.
-
-python tools/examples/gate.py tcp://127.0.0.1:3000 8443 cert.pem key.pem
-"""
+"""Only clients of this machine may pass: python tools/examples/gate.py tcp://127.0.0.1:3000 8443 cert.pem key.pem"""
 
 import asyncio
 import sys
@@ -19,10 +16,8 @@ async def main(service: str, port: str, chain: str, key: str) -> None:
 
         async def decide(connection: Suspended) -> None:
             allowed = connection.peer_ip.startswith("127.")
-            print(
-                f"{connection.peer_ip} asks for {connection.sni!r}: {'welcome' if allowed else 'no'}",
-                flush=True,
-            )
+            answer = "welcome" if allowed else "no"
+            print(f"{connection.peer_ip} asks for {connection.sni!r}: {answer}", flush=True)
             await proxy.resolve_connection(connection.id, {} if allowed else None)
 
         proxy.on("suspended", decide)
