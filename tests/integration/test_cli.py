@@ -19,6 +19,7 @@ import pytest
 
 from symphony.api.status import UNRESPONSIVE
 from symphony.tls.certificate_maker import make_certificate
+from tests.support.acceptor import wait_until
 from tests.support.symphony_process import SymphonyProcess, actor, run_symphony, running_symphony
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -301,6 +302,8 @@ def test_the_printed_curl_line_of_the_demo_works() -> None:
     symphony = SymphonyProcess(None, arguments=["--demo", "--workers", "2"])
     try:
         symphony.start()
+        # Printed once it is ready, and so perhaps not yet.
+        wait_until(lambda: "Ctrl-C stops it" in symphony.log, "the text is printed")
         line = re.search(r"curl --cacert \S+ https://localhost:(\d+)/", symphony.log)
         assert line is not None, symphony.log
         assert int(line[1]) >= 8443
