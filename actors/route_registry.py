@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import structlog
 
 from actors.runtime import Actor, Birth, CannotRun, run_actor
+from symphony.config.loaded import Loaded
 from symphony.config.override import NoSuchUpstream
 from symphony.config.problem import ConfigError, Severity
-from symphony.config.resolve import Loaded
 from symphony.config.snapshot import ListenerEntry
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.envelope import Refused

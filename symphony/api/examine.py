@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from symphony.api.child import call_in_child
+from symphony.config.loaded import Loaded
 from symphony.config.model import Admin, Config
 from symphony.config.problem import ConfigError, Problem, Severity
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.config.snapshot import ListenerEntry
 from symphony.config.source import find_file, read_document
 from symphony.config.topology import topology_of

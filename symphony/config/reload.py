@@ -21,11 +21,11 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 from msgspec import Struct
 
+from symphony.config.loaded import Loaded
 from symphony.config.model import Config
 from symphony.config.numbering import number_snapshot
 from symphony.config.override import still_meant
 from symphony.config.problem import Problem, Severity
-from symphony.config.resolve import Loaded
 from symphony.config.route_names import Where
 from symphony.config.snapshot import (
     ListenerEntry,

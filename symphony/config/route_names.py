@@ -1,11 +1,16 @@
-"""Which listeners a route belongs to, and that no listener has two routes of one name."""
+"""What routes are called, which listeners they belong to, and that no listener has two routes of one name.
+
+All this is read from the document as it stands, since what is broken in other ways is told by its name too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from symphony.config.check import render_address
+from symphony.config.findings import Findings
 from symphony.config.problem import Problem
+from symphony.config.server_name import ServerNameError, normalise_server_name
 from symphony.config.wording import quoted
 
 Where = tuple[str, ...]
@@ -59,6 +64,47 @@ class ListenerIds:
         known = [quoted(id) for id in list(self._positions)[:_SHOWN]]
         more = ", ..." if len(self._positions) > _SHOWN else ""
         return ", ".join(known) + more
+
+
+def read_names(raw_routes: object, findings: Findings) -> dict[int, str]:
+    """The name of every route in normal form, by the number of the route; what is none is left out and noted."""
+    names: dict[int, str] = {}
+    for index, raw in enumerate(raw_routes if isinstance(raw_routes, list) else ()):
+        written = raw.get("sni") if isinstance(raw, dict) else None
+        if not isinstance(written, str):
+            continue
+        try:
+            names[index] = normalise_server_name(written)
+        except ServerNameError as error:
+            findings.add([Problem(f"routes[{index}].sni", str(error))])
+    return names
+
+
+def read_listeners(raw_routes: object, ids: ListenerIds) -> dict[int, Where]:
+    """The listeners of every route where they can be told, by the number of the route."""
+    known: dict[int, Where] = {}
+    for index, raw in enumerate(raw_routes if isinstance(raw_routes, list) else ()):
+        written = raw.get("listeners", []) if isinstance(raw, dict) else None
+        if not isinstance(written, list) or not all(isinstance(name, str) for name in written):
+            continue
+        found = [id for name in written if (id := ids.find(name)) is not None]
+        if found or not written:
+            known[index] = ids.in_order(found)
+    return known
+
+
+def find_repeated(names: dict[int, str], where: dict[int, Where], findings: Findings) -> None:
+    """Note routes that have one name on one listener; `names` and `where` as read from one file."""
+    taken = TakenNames()
+    for index, name in names.items():
+        if index not in where:
+            continue
+        clash = taken.take(index, name, where[index])
+        if clash is not None:
+            # Which of the two is meant cannot be told, so neither is served.
+            other, text = clash
+            findings.broken.add(other)
+            findings.add([Problem(f"routes[{index}].sni", text)])
 
 
 class TakenNames:

@@ -18,12 +18,13 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from symphony.config.loaded import Loaded
 from symphony.config.model import Config, UdsUpstream, UpstreamMode
 from symphony.config.numbering import number_snapshot
 from symphony.config.override import override, still_meant
 from symphony.config.problem import ConfigError, Problem, Severity
 from symphony.config.reload import keep_listeners, merge
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.config.snapshot import Snapshot
 from symphony.config.topology import Topology, topology_of
 from symphony.host.descriptors import shortage

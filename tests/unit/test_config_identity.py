@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.loaded import Loaded
 from symphony.config.problem import Severity
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.config.snapshot import RouteEntry
 from symphony.tls.certificate_maker import make_certificate
 

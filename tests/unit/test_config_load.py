@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.loaded import Loaded
 from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.config.problem import ConfigError, Severity
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.config.snapshot import Snapshot
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from symphony.config.loaded import Loaded
 from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.config.original import is_original, translate
 from symphony.config.problem import Severity
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.tls.certificate_maker import make_certificate
 
 MADE = make_certificate(["a.example"])

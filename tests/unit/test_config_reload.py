@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from symphony.config.loaded import Loaded
 from symphony.config.problem import Severity
 from symphony.config.reload import Merged, keep_listeners, merge
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.config.snapshot import RouteEntry, Snapshot, TlsPolicy
 from symphony.tls.certificate_maker import make_authority, make_certificate
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.loaded import Loaded
 from symphony.config.model import HealthCheck
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.config.snapshot import RouteEntry
 
 Load = Callable[..., Loaded]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.loaded import Loaded
 from symphony.config.problem import Problem
 from symphony.config.reload import merge
-from symphony.config.resolve import Loaded, load
+from symphony.config.resolve import load
 from symphony.config.snapshot import ProtectionEntry, Snapshot
 from symphony.protection.cidr import CidrSet
 from symphony.protection.penalty import SourceLimits
