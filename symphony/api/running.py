@@ -134,11 +134,12 @@ class Running:
     async def _part(self, outcome: Outcome) -> None:
         """Make an end with the predecessor, if there is one."""
         predecessor = self._setting.predecessor
-        if predecessor is not None:
-            if predecessor.gave_way:
-                await self._outlive(predecessor)
-            else:
-                await predecessor.give_up(self._failure or outcome.reason)
+        if predecessor is None:
+            return
+        if predecessor.gave_way:
+            await self._outlive(predecessor)
+        elif not await predecessor.give_up(self._failure or outcome.reason):
+            await self._refuse_in_place_of(predecessor)
 
     def _ready(self) -> None:
         predecessor = self._setting.predecessor
@@ -217,7 +218,9 @@ class Running:
         if self._stopping:
             return
         self._stopping = True
-        self._loop.call_later(_REFUSE_AFTER_S, self._generations.refuse)
+        if predecessor is None or predecessor.gave_way:
+            # Else the sockets are the other one's, who goes on.
+            self._loop.call_later(_REFUSE_AFTER_S, self._generations.refuse)
         if self._attempt is not None and not self._attempt[0].committed:
             self._attempt[1].cancel()
 
@@ -237,9 +240,9 @@ class Running:
             self._failure = str(error)
             log.error("not taken over", predecessor=predecessor.pid, reason=self._failure)
             self._supervisor.request_stop(self._generations.drain_timeout_s)
-            if await predecessor.is_dead():
-                # It may have let go of the sockets: clients would wait at them for nobody.
-                self._generations.refuse()
+            if isinstance(error, TakeoverFailed):
+                # Not only at the end, before which the acceptors finish what they have taken.
+                await self._refuse_in_place_of(predecessor)
             return
         self._generations.take_over()
         self.serving = True
@@ -247,6 +250,14 @@ class Running:
         self._serve()
         self._begin(predecessor.watch(self._stop_within), "watch the predecessor")
         await self._observe()
+
+    async def _refuse_in_place_of(self, predecessor: Predecessor) -> None:
+        """Free the ports if the predecessor has died.
+
+        It may have let go of the sockets: its acceptors hold them open, and clients would wait there for nobody.
+        """
+        if await predecessor.is_dead():
+            self._generations.refuse()
 
     async def _observe(self) -> None:
         """Start what could not be started beside the predecessor's, whose address it needs."""

@@ -32,7 +32,7 @@ ENVIRONMENT = "SYMPHONY_SUCCESSION"
 
 _OFFERED_WITHIN_S = 30.0
 _ANSWERED_WITHIN_S = 60.0
-_LOOKS = 10
+_DEAD_WITHIN_S = 2.0
 _LOOK_EVERY_S = 0.05
 
 
@@ -74,13 +74,15 @@ class Predecessor:
         """Tell why this process cannot take over. Not to be called while an event loop runs."""
         asyncio.run(self.give_up(reason, configuration=configuration))
 
-    async def give_up(self, reason: str, *, configuration: bool = False) -> None:
-        """Tell why this process cannot take over."""
+    async def give_up(self, reason: str, *, configuration: bool = False) -> bool:
+        """Tell why this process cannot take over; return whether it was there to be told."""
         try:
             await self._channel.send(Failed(reason, configuration))
         except ChannelBroken:
-            pass
-        self._channel.close()
+            return False
+        finally:
+            self._channel.close()
+        return True
 
     async def await_turn(self) -> None:
         """Say that everything is ready, and wait until the other one has made room. Raises :class:`TakeoverFailed`."""
@@ -93,12 +95,11 @@ class Predecessor:
 
     async def is_dead(self) -> bool:
         """Whether it is gone, and not only done with this process; to be asked when it has ended the exchange."""
-        for _ in range(_LOOKS):
-            if os.getppid() != self.pid:
-                return True
-            # The kernel closes what a process has open a little before its children get another parent.
+        deadline = asyncio.get_running_loop().time() + _DEAD_WITHIN_S
+        # The kernel closes what a process has open before its children get another parent: on a busy machine, long.
+        while (alive := os.getppid() == self.pid) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_EVERY_S)
-        return False
+        return not alive
 
     async def watch(self, hasten: Callable[[float], None]) -> None:
         """Follow what becomes of the other one until it is gone; call ``hasten(grace_s)`` if it was told to stop."""

@@ -85,8 +85,20 @@ def test_a_new_supervisor_that_is_killed_at_any_stage_changes_nothing(show: Show
         upgrade(symphony)
 
 
-@pytest.mark.parametrize("stage", ["Proceed", "Yours"])
-def test_an_old_supervisor_that_is_killed_at_the_last_moment(stage: str) -> None:
+# A successor that learns late that its predecessor is dead, when all its own processes have long ended.
+LATE = (
+    f"{REAL}\nimport asyncio\nimport symphony.api.takeover as it\nreal = it.Predecessor.is_dead\n"
+    "async def is_dead(self):\n    await asyncio.sleep(2)\n    return await real(self)\n"
+    f"it.Predecessor.is_dead = is_dead\n{START}"
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "successor"),
+    [("Proceed", ""), ("Yours", ""), ("Yours", LATE)],
+    ids=["Proceed", "Yours", "Yours, known late"],
+)
+def test_an_old_supervisor_that_is_killed_at_the_last_moment(stage: str, successor: str) -> None:
     """Nobody serves then, as after the death of any supervisor; but everything can be started again at once."""
     port = lasting_port()
     with running_showcase(port=port) as show:
@@ -103,14 +115,36 @@ def test_an_old_supervisor_that_is_killed_at_the_last_moment(stage: str) -> None
         assert symphony.wait() == 0
         with connect(show.expected["exact"].target) as held:
             assert ask(held) == "exact"
-            assert command(symphony, "upgrade").returncode == 1
-            wait_until(lambda: refuses(port), "nobody listens any more")
+            with new_version(show, successor or REAL + START):
+                assert command(symphony, "upgrade").returncode == 1
+                # Long before the acceptors that are left give up their connections.
+                wait_until(lambda: refuses(port), "nobody listens any more", limit_s=15)
             assert ask(held) == "exact"
             symphony.start()
             assert ask(held) == "exact"
         wait_until(lambda: len(symphony.processes()) == 6, "only the new ones are left")
         assert call("python", show.expected["exact"].target).service == "exact"
         assert symphony.stop() == 0
+
+
+def test_a_new_supervisor_that_is_told_to_stop_leaves_the_sockets_to_the_old_one(show: Showcase) -> None:
+    symphony = show.symphony
+    before = actors(show)
+    slow = (
+        f"{REAL}\nimport asyncio\nimport actors.acceptor as acceptor\nimport symphony.api.takeover as takeover\n"
+        "async def wait(self):\n    await asyncio.sleep(600)\n"
+        "takeover.Predecessor.await_turn = wait\n"
+        "stop = acceptor.Acceptor.stop\n"
+        "async def take_long(self, grace):\n    await asyncio.sleep(1)\n    await stop(self, grace)\n"
+        f"acceptor.Acceptor.stop = take_long\n{START}"
+    )
+    with steady(show) as calls, new_version(show, slow), ThreadPoolExecutor(1) as beside:
+        upgrading = beside.submit(command, symphony, "upgrade")
+        wait_until(lambda: len(symphony.logged("child_ready")) == 10, "the new one is as good as ready")
+        os.kill(symphony.logged("upgrading")[0]["successor"], signal.SIGTERM)
+        assert upgrading.result().returncode == 1
+        calls.wait_answers(20)
+        check_unharmed(show, before)
 
 
 def test_two_upgrades_at_once(show: Showcase) -> None:

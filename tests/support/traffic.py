@@ -63,7 +63,7 @@ class SteadyCalls:
         deadline = time.monotonic() + limit_s
         while len(self.answered) < wanted:
             assert time.monotonic() < deadline, (
-                f"fewer than {count} answers in {limit_s:g} s: {self.failures}"
+                f"fewer than {count} answers in {limit_s:g} s; failures: {len(self.failures)}, {self.failures[:5]}"
             )
             time.sleep(0.005)
 
