@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import msgspec
 
 from symphony.config.model import UpstreamMode
+from symphony.config.server_name import DEFAULT_ROUTE
 from symphony.config.snapshot import Snapshot, UpstreamOverride
 from symphony.config.wording import quoted
 
 EVERY_ROUTE = "*"
-DEFAULT_ROUTE = "default"
 
 
 class NoSuchUpstream(ValueError):

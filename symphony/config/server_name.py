@@ -16,6 +16,8 @@ from symphony.config.wording import quoted
 
 LABEL_LIMIT = 63
 NAME_LIMIT = 253
+DEFAULT_ROUTE = "default"
+"""How the default route is called where its name, which is empty, would not do."""
 
 _ASCII_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 # What nearly every name looks like; all else takes the long way. 63 characters have room for no label too long.

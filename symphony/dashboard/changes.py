@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from symphony.observe.exposition import DEFAULT_ROUTE
+from symphony.config.server_name import DEFAULT_ROUTE
 from symphony.observe.telemetry import ActorTelemetry, Telemetry
 
 

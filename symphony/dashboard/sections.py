@@ -7,12 +7,12 @@ from functools import partial
 
 from rich.text import Text
 
+from symphony.config.server_name import DEFAULT_ROUTE
 from symphony.dashboard.around import Around
 from symphony.dashboard.history import Flow, History
 from symphony.dashboard.numbers import milliseconds, short, size, sparkline
 from symphony.dashboard.section import Cell, Row, Rows, Section
 from symphony.dashboard.view import View
-from symphony.observe.exposition import DEFAULT_ROUTE
 from symphony.observe.histogram import Histogram
 from symphony.observe.telemetry import ActorTelemetry, RouteState, Telemetry, UpstreamState
 
