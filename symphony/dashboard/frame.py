@@ -18,6 +18,7 @@ from symphony.dashboard.history import History
 from symphony.dashboard.numbers import milliseconds, short, size, sparkline
 from symphony.dashboard.section import Section, is_colourless, share_out
 from symphony.dashboard.sections import Sections
+from symphony.dashboard.traffic import Traffic
 from symphony.dashboard.view import Page, View
 
 HELP = """\
@@ -104,18 +105,18 @@ class Frame:
         elif now is None:
             draw(Text("waiting for the instance ...", style="dim"), room)
         else:
-            sections = Sections(
+            traffic = Traffic(
                 self._history,
                 now,
-                self._around,
                 self._view,
                 wide=width >= _WIDE,
                 plain=_is_plain(console),
                 marked=is_colourless(console),
             )
+            sections = Sections(self._history, now, self._around, traffic)
             match page:
                 case Page.ROUTE:
-                    draw_all(sections.route())
+                    draw_all(traffic.route())
                 case Page.BLOCKED:
                     draw_all([sections.blocked()])
                 case Page.HELD:
