@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import settings
 
 # A busy machine may take its time with any example: how long one took says nothing about the code.
 settings.register_profile("symphony", deadline=None)
 settings.load_profile("symphony")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # By a shell that runs the tests in the background: no program that they start would ever hear a Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -50,6 +50,19 @@ def wait_until(condition: Callable[[], Any], what: str, limit_s: float = LIMIT_S
         time.sleep(0.01)
 
 
+def settled(count: Callable[[], int], looks: int = 50, limit_s: float = LIMIT_S) -> int:
+    """What `count` is at last: the same, and never less, in so many `looks` one after the other, 10 ms apart."""
+    least, same = count(), 0
+    deadline = time.monotonic() + limit_s
+    while same < looks:
+        assert time.monotonic() < deadline, f"not settled within {limit_s:g} s: {least} at least"
+        time.sleep(0.01)
+        now = count()
+        same = same + 1 if now == least else 0
+        least = min(least, now)
+    return least
+
+
 class Tls(NamedTuple):
     """What makes a TLS policy; without an identity, one that only a suspended route may have."""
 

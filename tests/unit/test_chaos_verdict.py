@@ -210,6 +210,18 @@ def test_nobody_can_be_served_while_the_supervisor_is_dead() -> None:
     assert broken(evidence) == []
 
 
+def test_who_outlasts_the_drain_of_a_killed_supervisor_is_cut() -> None:
+    evidence = good()
+    talk_lost_elsewhere(evidence)
+    ended = evidence.talks[0].ended
+    evidence.drained.append((ended - 5.5, ended + 0.1))
+    assert broken(evidence) == [TALKS]
+    evidence.drained[0] = (ended - 5.5, ended)
+    assert broken(evidence) == []
+    evidence.talks[0].began = ended - 5.0
+    assert broken(evidence) == [TALKS]
+
+
 def test_a_harm_that_could_not_be_done_is_skipped_and_says_why() -> None:
     evidence = good()
     next(step for step in evidence.steps if step.harm == "fill-disk").skipped = "only root may"

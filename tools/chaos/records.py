@@ -72,4 +72,6 @@ class Evidence:
     steps: list[StepResult] = field(default_factory=list)
     closed: list[tuple[float, float]] = field(default_factory=list)
     """Spans of time in which nobody listened on the port, by intent: the supervisor was killed."""
+    drained: list[tuple[float, float]] = field(default_factory=list)
+    """When a supervisor was killed, and when its acceptors may have cut what they had then: their drain was over."""
     tracebacks: list[str] = field(default_factory=list)

@@ -137,6 +137,10 @@ def _exactly_the_victims(evidence: Evidence, excused: dict[int, StepResult]) -> 
 
 def _others_untouched(evidence: Evidence) -> Row:
     excused = _excused(evidence)
+
+    def drained(talk: Talk) -> bool:
+        return any(talk.began <= killed and talk.ended >= cut for killed, cut in evidence.drained)
+
     problems = []
     lost = 0
     for talk in evidence.talks:
@@ -145,7 +149,7 @@ def _others_untouched(evidence: Evidence) -> Row:
             lost += 1
         elif taken is not None and talk.answered_at > taken.killed_at + IN_FLIGHT_S:
             problems.append(f"{talk.route} talked on although {taken.name} was killed: it was not held there")
-        elif talk.error and talk.error != "refused" and id(talk) not in excused:
+        elif talk.error and talk.error != "refused" and id(talk) not in excused and not drained(talk):
             problems.append(
                 f"{talk.kind} on {talk.route}, {talk.answers} answers, {talk.moved} bytes: {talk.error}"
             )
