@@ -134,12 +134,8 @@ class Group(Node):
         return child
 
     def leaves(self) -> Iterator[Leaf]:
-        """Yield every child process in it, nested ones too, in start order."""
-        for child in self.children:
-            if isinstance(child, Group):
-                yield from child.leaves()
-            else:
-                yield child
+        """Return every child process in it, nested ones too, in start order."""
+        return (node for node in self.walk() if isinstance(node, Leaf))
 
     def walk(self) -> Iterator[Leaf | Group]:
         """Yield this group and everything in it, in start order."""
