@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 
 from structlog import get_logger
 
+from symphony.api.background import BackgroundWork
 from symphony.api.listener_drain import ListenerDrains
 from symphony.api.names import CONTROL
 from symphony.api.reconfigure import Reconfiguration
@@ -60,7 +61,7 @@ class Control:
         self._changing = asyncio.Lock()
         self._reload_wanted = False
         self._ends: list[asyncio.Future[ControlReply]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundWork(log, "control failed")
         path = mailbox_path(runtime_dir, CONTROL)
         self._mailbox = MailboxServer(
             path, ControlRequest, self._answer, from_workers=(DescribeService, DescribeTotals)
@@ -83,10 +84,7 @@ class Control:
 
     async def close(self) -> None:
         """Close the mailbox; what is being changed is left as it is."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._background.cancel()
         self.listeners.close()
         await self.reconfiguration.close()
         await self._mailbox.close()
@@ -95,15 +93,15 @@ class Control:
         """Reload once. One that is under way is followed by another: it may have read the file too early."""
         if not self._reload_wanted:
             self._reload_wanted = True
-            self._begin(self._reload_alone(), "reload")
+            self._background.begin(self._reload_alone(), "reload")
 
     def upgrade_soon(self) -> None:
         """Upgrade, and log what came of it."""
-        self._begin(self._upgrade_alone(), "upgrade")
+        self._background.begin(self._upgrade_alone(), "upgrade")
 
     def follow_soon(self) -> None:
         """Look at what the registry has said."""
-        self._begin(self._follow(), "follow the configuration")
+        self._background.begin(self._follow(), "follow the configuration")
 
     def _answer(self, message: ControlRequest, sender: Sender) -> ControlReply | Awaitable[ControlReply]:
         match message:
@@ -179,13 +177,3 @@ class Control:
 
     async def _upgrade_alone(self) -> None:
         await self._upgrade()
-
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("control failed", during=task.get_name(), exc_info=error)

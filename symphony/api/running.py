@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ import structlog
 from supervisor.action import Outcome
 from supervisor.spec import ChangeRefused
 from supervisor.supervisor import NotStarted, Supervisor
+from symphony.api.background import BackgroundWork
 from symphony.api.control import Control
 from symphony.api.describe import describe_service, describe_totals
 from symphony.api.examine import Examination
@@ -110,7 +111,7 @@ class Running:
         self._failure = ""
         self._attempt: tuple[Upgrade, asyncio.Task[Successor]] | None = None
         self._successor: Successor | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundWork(log, "instance failed")
 
     async def run(self) -> Outcome:
         """Run until everything has ended. Raises OSError when a mailbox cannot be opened."""
@@ -146,7 +147,7 @@ class Running:
         if predecessor is None:
             self._serve()
         else:
-            self._begin(self._take_over(predecessor), "take over")
+            self._background.begin(self._take_over(predecessor), "take over")
 
     def _serve(self) -> None:
         """Everything is in place."""
@@ -214,7 +215,7 @@ class Running:
         self._supervisor.request_stop(grace_s)
         predecessor = self._setting.predecessor
         if predecessor is not None and predecessor.gave_way:
-            self._begin(predecessor.hasten(grace_s), "hasten the predecessor")
+            self._background.begin(predecessor.hasten(grace_s), "hasten the predecessor")
         if self._stopping:
             return
         self._stopping = True
@@ -248,7 +249,7 @@ class Running:
         self.serving = True
         log.info("taken over", predecessor=predecessor.pid)
         self._serve()
-        self._begin(predecessor.watch(self._stop_within), "watch the predecessor")
+        self._background.begin(predecessor.watch(self._stop_within), "watch the predecessor")
         await self._observe()
 
     async def _refuse_in_place_of(self, predecessor: Predecessor) -> None:
@@ -316,8 +317,8 @@ class Running:
             self._attempt = None
         self.serving = False
         self._successor = successor
-        self._begin(successor.follow(self._left, self._stop_within), "follow the successor")
-        self._begin(self._see_out(successor), "see out")
+        self._background.begin(successor.follow(self._left, self._stop_within), "follow the successor")
+        self._background.begin(self._see_out(successor), "see out")
         return successor.pid
 
     async def _see_out(self, successor: Successor) -> None:
@@ -338,13 +339,3 @@ class Running:
     def _left(self) -> tuple[Left, ...]:
         before = self._setting.predecessor.left if self._setting.predecessor is not None else ()
         return (Left(os.getpid(), self._books.totals().values[ACTIVE]), *before)
-
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = self._loop.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("instance failed", during=task.get_name(), exc_info=error)
