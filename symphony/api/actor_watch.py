@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from supervisor.messages import DescribeTree, TreeDescription, TreeReply
+from symphony.api.asking import ask_briefly
 from symphony.api.names import SUPERVISOR
-from symphony.api.status import ask_briefly
 
 ASK_EVERY_S = 0.5
 

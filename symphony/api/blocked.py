@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from symphony.api.asking import ask_briefly
 from symphony.api.names import LIMITER, REGISTRY
-from symphony.mailbox.address import mailbox_path
-from symphony.mailbox.client import MailboxError, ask
 from symphony.messages.limiter import BlockedSources, LimiterReply, ListBlocked
 from symphony.messages.registry import (
     ConfigDescription,
@@ -59,8 +58,8 @@ class BlockedReport(Struct, frozen=True):
 async def list_blocked(runtime_dir: str, limit: int = 10_000) -> BlockedReport:
     """Ask the instance in `runtime_dir`; at most `limit` sources are listed, and the others counted."""
     limited, listed = await asyncio.gather(
-        _ask(runtime_dir, LIMITER, ListBlocked(limit), LimiterReply),
-        _ask(runtime_dir, REGISTRY, DescribeLists(), RegistryReply),
+        ask_briefly(runtime_dir, LIMITER, ListBlocked(limit), LimiterReply, ANSWER_WITHIN_S),
+        ask_briefly(runtime_dir, REGISTRY, DescribeLists(), RegistryReply, ANSWER_WITHIN_S),
     )
     silent = []
     lists: tuple[ListenerLists, ...] = ()
@@ -82,8 +81,8 @@ async def list_blocked(runtime_dir: str, limit: int = 10_000) -> BlockedReport:
 async def list_exceeding(runtime_dir: str, limit: int) -> tuple[tuple[BlockedEntry, ...], int]:
     """At most `limit` sources that would be refused now, and how many more there are; without the lists."""
     limited, config = await asyncio.gather(
-        _ask(runtime_dir, LIMITER, ListBlocked(limit), LimiterReply),
-        _ask(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply),
+        ask_briefly(runtime_dir, LIMITER, ListBlocked(limit), LimiterReply, ANSWER_WITHIN_S),
+        ask_briefly(runtime_dir, REGISTRY, DescribeConfig(), RegistryReply, ANSWER_WITHIN_S),
     )
     listeners = config.listeners if isinstance(config, ConfigDescription) else ()
     if not isinstance(limited, BlockedSources):
@@ -103,15 +102,6 @@ def _entries(limited: BlockedSources, prefixes: Mapping[str, int]) -> tuple[Bloc
         )
         for found in limited.sources
     )
-
-
-async def _ask(runtime_dir: str, name: str, message: Struct, replies: object) -> object:
-    """The reply, or None when there is none."""
-    try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            return await ask(mailbox_path(runtime_dir, name), message, replies, ANSWER_WITHIN_S)
-    except (MailboxError, TimeoutError):
-        return None
 
 
 def _unpack(entry: ListenerLists) -> StaticLists:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from symphony.api.status import acceptors_in
+from symphony.api.asking import acceptors_in
 from symphony.mailbox.address import RuntimeDirError, live_pid, mailbox_path
 from symphony.mailbox.client import MailboxClient
 from symphony.messages.acceptor import AcceptorReply

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from symphony.api.status import acceptors_in
+from symphony.api.asking import acceptors_in
 from symphony.config.problem import Severity
 from symphony.config.snapshot import Identity
 from symphony.connection.ids import acceptor_of

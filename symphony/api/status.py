@@ -8,7 +8,6 @@ something is wrong.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from typing import Any
@@ -16,18 +15,16 @@ from typing import Any
 from msgspec import Struct, structs
 
 from supervisor.messages import DescribeTree, TreeDescription, TreeReply
+from symphony.api.asking import acceptors_in, ask_briefly
 from symphony.api.names import CONTROL, REGISTRY, SUPERVISOR
 from symphony.api.upstreams import gather_upstreams
 from symphony.connection.ids import ACCEPTOR_PREFIX
-from symphony.mailbox.address import mailbox_path
-from symphony.mailbox.client import MailboxError, ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
 from symphony.messages.control import ControlReply, DescribeService, ServiceDescription
 from symphony.messages.registry import ConfigDescription, DescribeConfig, RegistryReply
 from symphony.messages.upstreams import UpstreamDescription
 from symphony.version import __version__
 
-ANSWER_WITHIN_S = 1.0
 UNRESPONSIVE = "unresponsive"
 RUNNING = "running"
 DRAINING = "draining"
@@ -169,24 +166,6 @@ def _upstream(route: str, found: UpstreamDescription) -> UpstreamStatus:
         connect_mean_ms=round(mean_us / 1000, 3),
         mode=found.mode,
     )
-
-
-async def ask_briefly(
-    runtime_dir: str, name: str, message: Struct, replies: Any, within_s: float = ANSWER_WITHIN_S
-) -> Any:
-    """The reply, or None when there is none in time."""
-    try:
-        async with asyncio.timeout(within_s):
-            return await ask(mailbox_path(runtime_dir, name), message, replies, within_s)
-    except (MailboxError, TimeoutError):
-        return None
-
-
-def acceptors_in(runtime_dir: str) -> list[str]:
-    """The acceptors' names, by their mailboxes: so they are asked even when the supervisor is silent."""
-    names = [name[: -len(".sock")] for name in os.listdir(runtime_dir) if name.endswith(".sock")]
-    numbers = [name[len(ACCEPTOR_PREFIX) :] for name in names if name.startswith(ACCEPTOR_PREFIX)]
-    return [f"{ACCEPTOR_PREFIX}{number}" for number in sorted(int(n) for n in numbers if n.isdecimal())]
 
 
 def _actors(

@@ -15,9 +15,9 @@ import psutil
 from msgspec import Struct, structs
 
 from supervisor.messages import ChildDescription, DescribeTree, TreeDescription, TreeReply
+from symphony.api.asking import acceptors_in, ask_briefly
 from symphony.api.certificates import ask_certificates
 from symphony.api.names import CONTROL, LIMITER, REGISTRY, SUPERVISOR
-from symphony.api.status import acceptors_in, ask_briefly
 from symphony.api.upstreams import gather_upstreams
 from symphony.mailbox.client import MailboxError
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor

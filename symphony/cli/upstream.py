@@ -37,7 +37,7 @@ def command(
     """
     import asyncio
 
-    from symphony.api.status import acceptors_in
+    from symphony.api.asking import acceptors_in
     from symphony.api.upstreams import set_upstream
     from symphony.cli.instance import find_instance
     from symphony.mailbox.client import MailboxError, MailboxRefused
