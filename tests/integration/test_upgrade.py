@@ -13,7 +13,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock, live_pid
+from symphony.mailbox.address import RuntimeDirBusy, RuntimeLock
 from tests.support.acceptor import descriptors, settled, wait_until
 from tests.support.calls import ask, call, client_context, connect
 from tests.support.generations import at_port, configure, listener, refuses, steady, talking
@@ -28,6 +28,7 @@ from tests.support.upgrades import (
     command,
     names,
     new_version,
+    upgradable_showcase,
     upgrade,
     wait_alone,
 )
@@ -35,12 +36,8 @@ from tests.support.upgrades import (
 
 @pytest.fixture
 def show() -> Iterator[Showcase]:
-    with running_showcase() as running:
+    with upgradable_showcase() as running:
         yield running
-        if live_pid(str(running.symphony.runtime_dir)) is None:
-            wait_until(lambda: not running.symphony.processes(), "nothing is left")
-        else:
-            wait_alone(running.symphony)
 
 
 def test_three_upgrades_under_traffic(show: Showcase) -> None:

@@ -27,6 +27,7 @@ from tests.support.upgrades import (
     command,
     names,
     new_version,
+    upgradable_showcase,
     upgrade,
     wait_alone,
 )
@@ -34,12 +35,8 @@ from tests.support.upgrades import (
 
 @pytest.fixture
 def show() -> Iterator[Showcase]:
-    with running_showcase() as running:
+    with upgradable_showcase() as running:
         yield running
-        if live_pid(str(running.symphony.runtime_dir)) is None:
-            wait_until(lambda: not running.symphony.processes(), "nothing is left")
-        else:
-            wait_alone(running.symphony)
 
 
 def dying(module: str, function: str, when: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from symphony.mailbox.address import live_pid
 from tests.support.acceptor import wait_until
 from tests.support.calls import call
-from tests.support.showcase import Showcase
+from tests.support.showcase import Showcase, running_showcase
 from tests.support.symphony_process import SymphonyProcess, run_symphony
 
 # What the program's new version begins with, in the place of its own package: python -m looks there first.
@@ -47,6 +48,17 @@ def wait_alone(symphony: SymphonyProcess) -> None:
         return {process.pid for process in symphony.processes()} == family
 
     wait_until(alone, "only the processes of the one that serves are left")
+
+
+@contextmanager
+def upgradable_showcase() -> Iterator[Showcase]:
+    """A showcase that runs: at the end only the processes of the instance that serves are left, or none at all."""
+    with running_showcase() as running:
+        yield running
+        if live_pid(str(running.symphony.runtime_dir)) is None:
+            wait_until(lambda: not running.symphony.processes(), "nothing is left")
+        else:
+            wait_alone(running.symphony)
 
 
 def names(symphony: SymphonyProcess) -> set[str]:
