@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,41 +14,20 @@ from tests.support.calls import call
 from tests.support.generations import steady
 from tests.support.showcase import Showcase, running_showcase
 from tests.support.upgrades import command, upgrade, wait_alone
+from tools.chaos.disk import filled, mount_small_disk, unmount
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 FULL = "No space left on device"
 
 
 @contextmanager
 def small_disk(directory: Path) -> Iterator[None]:
     """Have a directory on a disk of a megabyte of its own."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(directory)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount program")
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted: {done.stderr.strip()}")
+    if missing := mount_small_disk(directory):
+        pytest.skip(missing)
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", str(directory)], capture_output=True, timeout=10, check=False)
-
-
-@contextmanager
-def filled(directory: Path) -> Iterator[None]:
-    """Leave no room, neither for bytes nor for names."""
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
-    try:
-        yield
-    finally:
-        filler.unlink()
+        unmount(directory)
 
 
 @pytest.fixture

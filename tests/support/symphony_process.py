@@ -12,7 +12,6 @@ tree is gone when the block is left.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -35,6 +34,7 @@ from symphony.api.status import RUNNING, ActorStatus, Status, gather_status
 from symphony.mailbox.address import live_pid, mailbox_path
 from symphony.mailbox.client import ask
 from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, DescribeAcceptor
+from tests.support.logs import json_lines
 
 READY_WITHIN_S = 30.0
 STOPPED_WITHIN_S = 15.0
@@ -143,14 +143,7 @@ class SymphonyProcess:
 
     def events(self) -> list[dict[str, Any]]:
         """The log's lines that are JSON objects."""
-        found = []
-        for line in self.log.splitlines():
-            if line.startswith("{"):
-                try:
-                    found.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue  # the last line may not be complete yet
-        return found
+        return json_lines(self.log)
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The log's lines of one event."""

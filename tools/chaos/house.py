@@ -26,7 +26,9 @@ from symphony.messages.acceptor import AcceptorDescription, AcceptorReply, Descr
 from symphony.messages.control import ServiceUpgraded
 from symphony.messages.registry import RegistryReply, Reload, ReloadDone
 from symphony.tls.certificate_maker import make_authority, make_certificate
+from tests.support.logs import json_lines
 from tools.bench.ports import free_port
+from tools.chaos.disk import mount_small_disk, unmount
 from tools.chaos.kernel import clients_of, freeze
 from tools.chaos.mailboxes import question_for
 from tools.chaos.plan import ACCEPTOR, SUPERVISOR
@@ -38,7 +40,6 @@ ASK_WITHIN_S = 5.0
 CHANGED_WITHIN_S = 60.0
 RUNNING = "running"
 HOST = "127.0.0.1"
-DISK_BYTES = 1 << 20
 DRAIN_S = 6.0
 _CHAOS_NAMES = ("plain.chaos.test", "unix.chaos.test", "passed.chaos.test")
 
@@ -148,7 +149,7 @@ class House:
             path.touch(mode=0o600)
             path.write_bytes(content)
         self.runtime_dir.mkdir(mode=0o700)
-        self.disk_missing = self._mount()
+        self.disk_missing = mount_small_disk(self.runtime_dir)
         self._backend = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "tools.chaos.backend", str(self.directory)],
             stdout=subprocess.PIPE,
@@ -169,24 +170,6 @@ class House:
         self._second_listener = SECOND_LISTENER.format(host=HOST, port=free_port())
         self.config_file.write_text(self._config)
 
-    def _mount(self) -> str:
-        if os.geteuid() != 0:
-            return "only root may mount a small disk"
-        command = [
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            f"size={DISK_BYTES},mode=0700",
-            "tmpfs",
-            str(self.runtime_dir),
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        except FileNotFoundError:
-            return "there is no mount program"
-        return "" if done.returncode == 0 else f"no small disk can be mounted: {done.stderr.strip()}"
-
     def _clear_out(self) -> None:
         if self._process is not None:
             self.remember_family()
@@ -206,7 +189,7 @@ class House:
             self._backend.terminate()
             self._backend.wait()
         if self.runtime_dir.is_dir() and not self.disk_missing:
-            subprocess.run(["umount", str(self.runtime_dir)], check=False, capture_output=True)  # noqa: S603, S607
+            unmount(self.runtime_dir)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # The tree
@@ -420,14 +403,7 @@ class House:
 
     def events(self) -> list[dict[str, Any]]:
         """The log's lines that are JSON."""
-        found = []
-        for line in self.log_text().splitlines():
-            if line.startswith("{"):
-                try:
-                    found.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue  # the last line may not be whole yet
-        return found
+        return json_lines(self.log_text())
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The log's lines of one event."""

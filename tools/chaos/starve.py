@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from symphony.observe.reasons import Reason
-from tools.chaos.house import DISK_BYTES, House, NotAsExpected
+from tools.chaos.disk import DISK_BYTES, filled
+from tools.chaos.house import House, NotAsExpected
 from tools.chaos.kernel import no_more_descriptors, tenth_of_a_cpu
 from tools.chaos.plan import ACCEPTOR, SUPERVISOR
 from tools.chaos.records import Evidence, StepResult
@@ -59,22 +60,15 @@ def _poke(house: House, victim: str) -> None:
 
 def fill_disk(house: House, kill: Callable[[str], None], result: StepResult) -> None:
     """Fill the runtime directory's disk: reloads and restarts must go on as well as they can, and recover after."""
-    filler = house.runtime_dir / "filler"
-    with filler.open("wb", buffering=0) as file:
+    with filled(house.runtime_dir):
+        result.figures["bytes of the disk"] = DISK_BYTES
+        result.figures["bytes left on it"] = _free(house)
         try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
-    result.figures["bytes of the disk"] = DISK_BYTES
-    result.figures["bytes left on it"] = _free(house)
-    try:
-        house.reload()
-    except NotAsExpected as error:
-        result.problems.append(f"a reload on a full disk: {error}")
-    kill("route-registry")
-    kill(house.acceptors()[0])
-    filler.unlink()
+            house.reload()
+        except NotAsExpected as error:
+            result.problems.append(f"a reload on a full disk: {error}")
+        kill("route-registry")
+        kill(house.acceptors()[0])
     done = house.reload()
     house.wait(
         lambda: all(house.describe_acceptor(name).version == done.version for name in house.acceptors()),

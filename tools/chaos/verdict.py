@@ -191,33 +191,25 @@ def _queues_served(evidence: Evidence) -> Row:
 
 def _back(evidence: Evidence, timed: bool) -> Row:
     steps = [step for step in evidence.steps if step.harm in _KILLS and step.victim != "supervisor"]
-    slowest = max((step.figures.get("back after, s", 0.0) for step in steps), default=0.0)
-    problems = _problems(steps)
-    if timed and slowest > BACK_WITHIN_S:
-        problems.append(f"{slowest:.2f} s is more than {BACK_WITHIN_S:g} s")
-    kinds = Counter(_kind(step.victim) for step in steps)
-    figures = ", ".join(f"{kind} {times}" for kind, times in sorted(kinds.items()))
-    return Row(
-        "Killed actors are back",
-        not problems if steps else None,
-        f"{figures}; slowest {slowest * 1000:.0f} ms",
-        problems,
-    )
+    return _recovered("Killed actors are back", steps, "back after, s", BACK_WITHIN_S if timed else None)
 
 
 def _replaced(evidence: Evidence, timed: bool) -> Row:
     steps = [step for step in evidence.steps if step.harm == "hang"]
-    slowest = max((step.figures.get("replaced after, s", 0.0) for step in steps), default=0.0)
+    limit_s = REPLACED_WITHIN_S if timed else None
+    return _recovered("Hung actors are missed and replaced", steps, "replaced after, s", limit_s)
+
+
+def _recovered(promise: str, steps: list[StepResult], figure: str, limit_s: float | None) -> Row:
+    """What the victims of `steps` were, and the longest time until one was well again, by a figure's name."""
+    slowest = max((step.figures.get(figure, 0.0) for step in steps), default=0.0)
     problems = _problems(steps)
-    if timed and slowest > REPLACED_WITHIN_S:
-        problems.append(f"{slowest:.2f} s is more than {REPLACED_WITHIN_S:g} s")
+    if limit_s is not None and slowest > limit_s:
+        problems.append(f"{slowest:.2f} s is more than {limit_s:g} s")
     kinds = Counter(_kind(step.victim) for step in steps)
     figures = ", ".join(f"{kind} {times}" for kind, times in sorted(kinds.items()))
     return Row(
-        "Hung actors are missed and replaced",
-        not problems if steps else None,
-        f"{figures}; slowest {slowest:.2f} s",
-        problems,
+        promise, not problems if steps else None, f"{figures}; slowest {slowest * 1000:.0f} ms", problems
     )
 
 
