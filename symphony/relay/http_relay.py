@@ -1,9 +1,9 @@
 """The relay of a terminated HTTP/1 connection on which every request names its client.
 
 It is the relay of :mod:`symphony.relay.terminated`, with its states and rules, and a rewriter
-(:class:`~symphony.relay.http_head.HeadRewriter`) between the two sockets: what the client sends goes through it, and
-what the upstream sends is shown to it. Once the protocol has changed (a WebSocket) the rewriter is dropped, and this is
-the plain relay. What comes on top of that relay's rules:
+(:class:`~symphony.relay.http_rewriter.HeadRewriter`) between the two sockets: what the client sends goes through it,
+and what the upstream sends is shown to it. Once the protocol has changed (a WebSocket) the rewriter is dropped, and
+this is the plain relay. What comes on top of that relay's rules:
 
 1. What the rewriter gives out may lie in the shared buffer: it is written or copied before a handler returns.
 2. While the rewriter keeps bytes back, the client's end waits behind them. A client is read then only until there are
@@ -25,7 +25,7 @@ from symphony.observe.reasons import Reason
 from symphony.relay.direction import Direction, Owner
 from symphony.relay.host import RelayHost
 from symphony.relay.http_framing import Buffer, HttpHeadError
-from symphony.relay.http_head import BAD_REQUEST, HeadRewriter, Refusal
+from symphony.relay.http_rewriter import BAD_REQUEST, HeadRewriter, Refusal
 from symphony.relay.lifetime import Silence
 from symphony.relay.sockets import reset_on_close
 from symphony.relay.terminated import READS_AT_ONCE, TerminatedRelay

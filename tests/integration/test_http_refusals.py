@@ -18,7 +18,7 @@ import pytest
 from OpenSSL import SSL
 
 from symphony.observe.reasons import Reason
-from symphony.relay.http_head import BAD_REQUEST, MAX_KEPT_BACK, MAX_UNANSWERED
+from symphony.relay.http_rewriter import BAD_REQUEST, MAX_KEPT_BACK, MAX_UNANSWERED
 from tests.support.acceptor import complaints, descriptors, rss_kib, wait_until
 from tests.support.http_site import (
     GET,

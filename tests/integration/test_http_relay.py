@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from OpenSSL import SSL
 
-from symphony.relay.http_head import MAX_KEPT_BACK
+from symphony.relay.http_rewriter import MAX_KEPT_BACK
 from tests.support.acceptor import complaints, cpu_seconds, descriptors, rss_kib, wait_until
 from tests.support.http_site import (
     GET,

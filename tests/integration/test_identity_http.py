@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from symphony.relay.http_head import BAD_REQUEST
+from symphony.relay.http_rewriter import BAD_REQUEST
 from symphony.tls import fingerprint
 from symphony.tls.certificate_maker import make_authority, make_certificate
 from symphony.tls.client_hello import ClientHello, parse

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symphony.relay.http_framing import MAX_CHUNK_LINE, MAX_HEAD, HttpHeadError
-from symphony.relay.http_head import (
+from symphony.relay.http_head import identity_fields
+from symphony.relay.http_rewriter import (
     ENOUGH_KEPT_BACK,
     MAX_KEPT_BACK,
     MAX_UNANSWERED,
     HeadRewriter,
     Refusal,
-    identity_fields,
 )
 
 FIELDS = identity_fields(

@@ -23,7 +23,8 @@ from symphony.protection.penalty import SourceLimits, Verdict
 from symphony.protection.source_store import SourceStore
 from symphony.protection.sources import SourceTable
 from symphony.protection.token_bucket import BucketTable
-from symphony.relay.http_head import HeadRewriter, identity_fields
+from symphony.relay.http_head import identity_fields
+from symphony.relay.http_rewriter import HeadRewriter
 from symphony.relay.proxy_protocol import encode_v1, encode_v2
 from symphony.relay.timer_wheel import TimerWheel
 from symphony.routing.pool import UpstreamPool
