@@ -22,6 +22,8 @@ from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.envelope import Refused
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.registry import (
+    AppliedBy,
+    AwaitApplied,
     CertificatesDescribed,
     ConfigDescription,
     DescribeCertificates,
@@ -54,6 +56,7 @@ from symphony.watch.watch import LOOK_EVERY_S, FileWatch
 NAME = "route-registry"
 # Unread bytes above which a subscriber is dropped: more than two snapshots of the largest frame a client takes.
 _HIGH_WATER = 160 << 20
+_LONGEST_WAIT_S = 60.0
 
 # What acceptors, the sampler and the admin actor need, and nothing that changes anything.
 _FROM_WORKERS = (SubscribeRoutes, SubscribeTargets, SnapshotApplied, DescribeConfig, DescribeCertificates)
@@ -90,6 +93,7 @@ class RouteRegistry(Actor):
         self._target_subscribers: dict[Sender, str] = {}
         self._topology_subscribers: dict[Sender, str] = {}
         self._applied: dict[str, int] = {}
+        self._applied_news = asyncio.Event()
         self._reading = asyncio.Lock()
         self._watch = FileWatch(look_every_s=settings.look_every_s)
         self._watches = True
@@ -154,8 +158,10 @@ class RouteRegistry(Actor):
                 return self._keep_listeners(ids)
             case SnapshotApplied(name, version):
                 if self._route_subscribers.get(sender) == name:
-                    self._applied[name] = version
+                    self._note_applied(name, version)
                 return None
+            case AwaitApplied():
+                return self._await_applied(message)
             case Reload():
                 return self._reload()
             case SetUpstream():
@@ -182,13 +188,30 @@ class RouteRegistry(Actor):
     def _subscribe_routes(self, sender: Sender, name: str, version: int) -> Subscribed:
         self._enter(self._route_subscribers, sender, name)
         if version:
-            self._applied[name] = version
+            self._note_applied(name, version)
         if self._keeper.outgrow(version):
             log.warning("subscriber had a later version", subscriber=name, version=version)
             self._publish(but=sender)
         if version != self._keeper.current.version:
             self._later(sender, RoutesPublished(self._keeper.current))
         return Subscribed(self._keeper.current.version)
+
+    def _note_applied(self, name: str, version: int) -> None:
+        self._applied[name] = version
+        self._applied_news.set()  # wakes all who wait
+        self._applied_news.clear()
+
+    async def _await_applied(self, message: AwaitApplied) -> AppliedBy:
+        def behind() -> tuple[str, ...]:
+            return tuple(name for name in message.acceptors if self._applied.get(name, 0) < message.version)
+
+        try:
+            async with asyncio.timeout(min(max(0.0, message.within_s), _LONGEST_WAIT_S)):
+                while behind():
+                    await self._applied_news.wait()
+        except TimeoutError:
+            pass
+        return AppliedBy(behind())
 
     def _enter(self, subscribers: dict[Sender, str], sender: Sender, name: str) -> None:
         if sender not in subscribers:

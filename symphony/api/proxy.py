@@ -188,6 +188,8 @@ class SymphonyProxy:
     ) -> int:
         """Replace parts of the configuration, all or none of them; return the version then in force.
 
+        Every acceptor serves it by then, but for those that hang, which begin with it when they have been replaced.
+
         `routes` and `listeners` replace all routes and listeners; `routes` may also be a whole configuration, of which
         they are taken, or its path. `protection` is that of every listener, or a mapping from ports to protections for
         those listeners alone; each replaces a protection as a whole. `others` are further top-level keys, such as

@@ -13,6 +13,7 @@ from structlog import get_logger
 
 from supervisor.spec import ChangeRefused
 from supervisor.supervisor import NotStarted
+from symphony.api.applied import wait_applied
 from symphony.api.generations import Generations, TooManyDraining
 from symphony.api.names import REGISTRY
 from symphony.api.service_manager import ServiceManager
@@ -35,6 +36,8 @@ from symphony.messages.registry import (
 
 _REGISTRY_READS_WITHIN_S = 60.0
 _REGISTRY_ANSWERS_WITHIN_S = 5.0
+APPLIED_WITHIN_S = 5.0
+"""How long a reload waits for acceptors that do not take it up, because they hang or were killed."""
 
 log = get_logger("control")
 
@@ -59,11 +62,12 @@ class Reconfiguration:
     ) -> None:
         self._manager = manager
         self._file = blueprint.config_file
+        self._runtime_dir = blueprint.runtime_dir
         self._generations = generations
         self._on_news = on_news
         self._told: Topology | None = None
         self._unmet: Topology | None = None
-        registry = mailbox_path(blueprint.runtime_dir, REGISTRY)
+        registry = mailbox_path(self._runtime_dir, REGISTRY)
         self._registry = MailboxClient(registry, RegistryReply, name=REGISTRY)
         self._registry.on_up = self._subscribe
         self._registry.on_push = self._take_topology
@@ -99,11 +103,14 @@ class Reconfiguration:
                 self._told = None  # the registry has told everybody who wants to hear of it, too
             version = await self._keep_listeners() or version
         changed = done.changed or bool(applied.acceptors)
+        # Only now may those who wait for the reload try what has changed.
+        names = self._generations.current.names
+        behind = await wait_applied(self._runtime_dir, names, version, APPLIED_WITHIN_S)
         # The registry has logged its findings.
-        log.info("reloaded", file=self._file, version=version, changed=changed)
+        log.info("reloaded", file=self._file, version=version, changed=changed, behind=list(behind))
         problems = (*done.problems, *applied.problems)
         return ServiceReloaded(
-            self._file, version, changed, done.kept, problems, applied.acceptors, applied.failure
+            self._file, version, changed, done.kept, problems, applied.acceptors, applied.failure, behind
         )
 
     async def follow(self) -> None:

@@ -11,7 +11,9 @@ from symphony.messages.control import ControlReply, ReloadService, ServiceReload
 
 
 async def request_reload(runtime_dir: str, timeout_s: float) -> ServiceReloaded:
-    """Have the instance in `runtime_dir` reload; return what came of it, once it is in force.
+    """Have the instance in `runtime_dir` reload; return what came of it, once every acceptor serves so.
+
+    Acceptors that take longer than a few seconds are named in what is returned.
 
     Raises MailboxError when it does not answer within `timeout_s` seconds, or cannot reload at all.
     """

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from symphony.api.applied import wait_applied
 from symphony.api.names import REGISTRY
 from symphony.config.model import UpstreamMode
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxClient, MailboxError, ask
 from symphony.messages.acceptor import AcceptorReply
-from symphony.messages.registry import (
-    ConfigDescription,
-    DescribeConfig,
-    RegistryReply,
-    SetUpstream,
-    UpstreamSet,
-)
+from symphony.messages.registry import RegistryReply, SetUpstream, UpstreamSet
 from symphony.messages.upstreams import DescribeUpstreams, RouteUpstreams, UpstreamsDescription
 
 _ANSWER_WITHIN_S = 1.0
 _ROUTES_AT_ONCE = 500
 _SET_WITHIN_S = 10.0
-_LOOK_EVERY_S = 0.05
 
 
 async def gather_upstreams(runtime_dir: str, acceptors: Iterable[str]) -> tuple[RouteUpstreams, ...]:
@@ -74,18 +67,7 @@ async def set_upstream(
     done = await ask(path, SetUpstream(route, upstream, mode), RegistryReply, _SET_WITHIN_S)
     if not isinstance(done, UpstreamSet):
         raise MailboxError("the answer is of another kind than was asked for")
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _SET_WITHIN_S
-    while behind := await _behind(path, acceptors, done.version):
-        if loop.time() >= deadline:
-            break
-        await asyncio.sleep(_LOOK_EVERY_S)
+    behind = await wait_applied(runtime_dir, acceptors, done.version, _SET_WITHIN_S)
     found = await gather_upstreams(runtime_dir, acceptors)
     remaining = [entry.active for row in found for entry in row.upstreams if entry.upstream == upstream]
     return Done(mode, done.routes, max(remaining, default=0), behind)
-
-
-async def _behind(registry: str, acceptors: Sequence[str], version: int) -> tuple[str, ...]:
-    config = await ask(registry, DescribeConfig(), RegistryReply, _ANSWER_WITHIN_S)
-    applied = config.applied if isinstance(config, ConfigDescription) else {}
-    return tuple(name for name in acceptors if applied.get(name, 0) < version)

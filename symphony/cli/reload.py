@@ -22,7 +22,7 @@ _ANSWER_WITHIN_S = 180.0
 @config_option
 @runtime_dir_option
 def command(as_json: bool, config_file: str | None, runtime_dir: str | None) -> None:
-    """Make the running instance read its configuration again.
+    """Make the running instance read its configuration again, and wait until every acceptor serves as it says.
 
     Where listeners or workers have changed, new acceptors take over and those before finish their connections.
     """
@@ -50,6 +50,9 @@ def command(as_json: bool, config_file: str | None, runtime_dir: str | None) -> 
         leave(Exit.FAILURE, done.failure)
     if any(problem.severity is Severity.ERROR for problem in done.problems):
         raise SystemExit(Exit.CONFIGURATION)
+    if done.behind:
+        behind = ", ".join(done.behind)
+        leave(Exit.FAILURE, f"not yet taken up by {behind}; what does not answer is started again by itself")
 
 
 def _print(done: ServiceReloaded) -> None:

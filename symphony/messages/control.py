@@ -56,6 +56,7 @@ class ServiceReloaded(Struct, frozen=True, array_like=True, tag=True):
     `changed` is false when the file said what is already served, or could not be used at all. `kept` names the routes
     that stay at their last good version. A problem that is an error has kept something from being applied. `acceptors`
     are the new ones, when it took new ones. `failure` is why the new ones did not start; the others then serve on.
+    `behind` are acceptors that do not serve `version` yet, for which the answer has waited in vain.
     """
 
     file: str
@@ -65,6 +66,7 @@ class ServiceReloaded(Struct, frozen=True, array_like=True, tag=True):
     problems: tuple[Problem, ...]
     acceptors: tuple[str, ...] = ()
     failure: str = ""
+    behind: tuple[str, ...] = ()
 
 
 class ServiceUpgraded(Struct, frozen=True, array_like=True, tag=True):

@@ -36,6 +36,15 @@ class SnapshotApplied(Struct, frozen=True, array_like=True, tag=True):
     version: int
 
 
+class AwaitApplied(Struct, frozen=True, array_like=True, tag=True):
+    """Ask for :class:`AppliedBy` when all of `acceptors` serve `version` or a later one, at the latest in `within_s`
+    seconds."""
+
+    version: int
+    acceptors: tuple[str, ...]
+    within_s: float
+
+
 class Reload(Struct, frozen=True, array_like=True, tag=True):
     """Read the configuration file again; answered by :class:`ReloadDone`."""
 
@@ -105,6 +114,12 @@ class Subscribed(Struct, frozen=True, array_like=True, tag=True):
     version: int
 
 
+class AppliedBy(Struct, frozen=True, array_like=True, tag=True):
+    """All serve the version that was asked about, but for acceptors that are `behind`."""
+
+    behind: tuple[str, ...]
+
+
 class ReloadDone(Struct, frozen=True, array_like=True, tag=True):
     """What came of a reload.
 
@@ -169,6 +184,7 @@ RegistryRequest = (
     | SubscribeTargets
     | SubscribeTopology
     | SnapshotApplied
+    | AwaitApplied
     | KeepListeners
     | Reload
     | SetUpstream
@@ -182,6 +198,7 @@ RegistryReply = (
     | TopologyPublished
     | Subscribed
     | ListenersKept
+    | AppliedBy
     | ReloadDone
     | UpstreamSet
     | ConfigDescription

@@ -19,6 +19,8 @@ from symphony.config.snapshot import Snapshot
 from symphony.config.topology import Topology
 from symphony.mailbox.client import MailboxClient, MailboxError
 from symphony.messages.registry import (
+    AppliedBy,
+    AwaitApplied,
     ConfigDescription,
     DescribeConfig,
     KeepListeners,
@@ -218,6 +220,49 @@ async def test_reload_reaches_every_subscriber_and_changes_the_version_once(site
             snapshot = await each.snapshot()
             assert snapshot.version == 2
             assert ports(snapshot) == {"a.example": 2, "b.example": 3}
+
+
+async def test_who_waits_is_told_when_all_serve_a_version(site: Site) -> None:
+    site.write(passthrough("a.example", 1))
+    site.start()
+    async with subscriber(site) as one, subscriber(site) as two, subscriber(site) as asking:
+        for number, each in enumerate((one, two)):
+            await each.subscribe(f"acceptor-{number}", 0)
+            each.client.cast(SnapshotApplied(f"acceptor-{number}", 1))
+        names = ("acceptor-0", "acceptor-1")
+        assert await asking.client.call(AwaitApplied(1, names, LIMIT_S)) == AppliedBy(())
+        site.write(passthrough("a.example", 2))
+        assert (await asking.reload()).version == 2
+        waiting = asyncio.ensure_future(asking.client.call(AwaitApplied(2, names, LIMIT_S), LIMIT_S))
+        one.client.cast(SnapshotApplied("acceptor-0", 2))
+        await asking.wait_applied({"acceptor-0": 2, "acceptor-1": 1})
+        assert not waiting.done()
+        # Of a name that is another's, nothing is believed.
+        one.client.cast(SnapshotApplied("acceptor-1", 2))
+        assert await asking.client.call(AwaitApplied(2, names, 0.05)) == AppliedBy(("acceptor-1",))
+        assert not waiting.done()
+        # The one that was waited for dies; the next of that name serves a later version.
+        await two.client.close()
+        await asking.wait_applied({"acceptor-0": 2})
+        async with subscriber(site) as heir:
+            await heir.subscribe("acceptor-1", 0)
+            assert not waiting.done()
+            heir.client.cast(SnapshotApplied("acceptor-1", 3))
+            assert await waiting == AppliedBy(())
+
+
+@pytest.mark.parametrize("within_s", [0.0, -1.0, 0.05])
+async def test_who_waits_in_vain_is_told_who_is_behind(site: Site, within_s: float) -> None:
+    site.write(passthrough("a.example", 1))
+    site.start()
+    async with subscriber(site) as one:
+        await one.subscribe("acceptor-0", 0)
+        one.client.cast(SnapshotApplied("acceptor-0", 1))
+        await one.wait_applied({"acceptor-0": 1})
+        names = ("acceptor-1", "acceptor-0", "gone")
+        assert await one.client.call(AwaitApplied(1, names, within_s)) == AppliedBy(("acceptor-1", "gone"))
+        assert await one.client.call(AwaitApplied(1, ("acceptor-0",), within_s)) == AppliedBy(())
+        assert await one.client.call(AwaitApplied(9, (), within_s)) == AppliedBy(())
 
 
 async def test_a_file_that_cannot_be_used_changes_nothing(site: Site) -> None:
