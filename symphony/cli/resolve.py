@@ -111,14 +111,14 @@ def _read_identity(cert_file: str, key_file: str) -> Identity:
     from datetime import UTC, datetime
 
     from symphony.api.held import IDENTITY_LIMIT, UnusableIdentity, check_identity
-    from symphony.config.source import UnreadableFile, read_file_and_mode
+    from symphony.config.source import UnreadableFile, read_file
     from symphony.tls.identity import Part
 
     options = {Part.CHAIN: f"--cert {cert_file}", Part.KEY: f"--key {key_file}"}
     content = {}
     for part, file in ((Part.CHAIN, cert_file), (Part.KEY, key_file)):
         try:
-            content[part] = read_file_and_mode(file, IDENTITY_LIMIT)[0]
+            content[part] = read_file(file, IDENTITY_LIMIT)
         except UnreadableFile as error:
             leave(Exit.CONFIGURATION, f"{options[part].partition(' ')[0]}: {error}")
     try:

@@ -7,6 +7,7 @@ they are written, files by their path, and checks by the digest of what was read
 from __future__ import annotations
 
 import os
+import stat
 from datetime import datetime
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from msgspec import Struct
 from symphony.config.model import Certificate, MutualTls
 from symphony.config.problem import Problem, Severity, SharedWarnings
 from symphony.config.snapshot import ClientAuthority, Identity
-from symphony.config.source import UnreadableFile, read_file_and_mode
+from symphony.config.source import UnreadableFile, read_file_and_status
 from symphony.config.wording import join_place, quoted
 from symphony.tls.identity import Finding, Part, examine_authorities, examine_identity
 from symphony.watch.files import Sightings
@@ -31,12 +32,12 @@ class _Answer(Struct, frozen=True):
 
 
 class _Part(Struct, frozen=True):
-    """One PEM text of a table: under which key it stands, how findings call it, what it holds, and a file's mode."""
+    """One PEM text of a table: under which key it stands, how findings call it, what it holds, and a file's status."""
 
     key: str
     name: str
     content: bytes
-    mode: int = 0
+    status: os.stat_result | None = None
 
     def __repr__(self) -> str:
         """Print no key."""
@@ -57,7 +58,7 @@ class Credentials:
         self._directory = directory
         self._now = now
         self._answers: dict[Certificate | MutualTls, _Answer] = {}
-        self._files: dict[str, tuple[bytes, int] | UnreadableFile] = {}
+        self._files: dict[str, tuple[bytes, os.stat_result] | UnreadableFile] = {}
         self._identity_findings: dict[str, tuple[Finding, ...]] = {}
         self._authority_findings: dict[bytes, tuple[Finding, ...]] = {}
         self._warnings = warnings
@@ -94,9 +95,11 @@ class Credentials:
             errors.append(("", missing))
         if errors or chain is None or key is None:
             return _Answer("", tuple(errors), ())
-        if key.mode & 0o077:
-            text = f"{key.name} can be read or written by others than its owner (mode {key.mode:04o}): expected 0600"
-            warnings.append((key.key, text))
+        if key.status is not None and is_exposed(key.status):
+            mode = stat.S_IMODE(key.status.st_mode)
+            text = f"{key.name} can be read or written by others than its owner (mode {mode:04o}): "
+            expected = "expected 0600, or 0640 where root owns the file and only Symphony is of its group"
+            warnings.append((key.key, text + expected))
         identity = Identity(chain.content, key.content)
         digest = identity.digest
         findings = self._identity_findings.get(digest)
@@ -156,16 +159,25 @@ class Credentials:
             return None
         return _Part(file_key, quoted(file), *content)
 
-    def _read(self, file: str) -> tuple[bytes, int] | UnreadableFile:
+    def _read(self, file: str) -> tuple[bytes, os.stat_result] | UnreadableFile:
         path = os.path.join(self._directory, file)
         result = self._files.get(path)
         if result is None:
             try:
-                result = read_file_and_mode(path, PEM_LIMIT, self._sightings)
+                result = read_file_and_status(path, PEM_LIMIT, self._sightings)
             except UnreadableFile as error:
                 result = error
             self._files[path] = result
         return result
+
+
+def is_exposed(status: os.stat_result) -> bool:
+    """Whether a key's file may be read by more than who needs it: its owner, or a group that root lets read it.
+
+    That is PostgreSQL's rule for its server's key. A process that is not root's can be given a key that it cannot
+    replace only by way of its group.
+    """
+    return bool(status.st_mode & (0o037 if status.st_uid == 0 else 0o077))
 
 
 def _missing_half(certificate: Certificate) -> str:

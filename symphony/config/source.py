@@ -99,11 +99,13 @@ class UnreadableFile(Exception):
 
 def read_file(path: str, limit: int, sightings: Sightings | None = None) -> bytes:
     """Read a regular file of at most `limit` bytes. Raises :class:`UnreadableFile`. Either way `sightings` are told."""
-    return read_file_and_mode(path, limit, sightings)[0]
+    return read_file_and_status(path, limit, sightings)[0]
 
 
-def read_file_and_mode(path: str, limit: int, sightings: Sightings | None = None) -> tuple[bytes, int]:
-    """As :func:`read_file`, with the permission bits of the very file that was read."""
+def read_file_and_status(
+    path: str, limit: int, sightings: Sightings | None = None
+) -> tuple[bytes, os.stat_result]:
+    """As :func:`read_file`, with the status of the very file that was read."""
     if sightings is not None:
         sightings.miss(path, limit)
     try:
@@ -131,7 +133,7 @@ def read_file_and_mode(path: str, limit: int, sightings: Sightings | None = None
         sightings.note(path, limit, status, content)
     if len(content) > limit:
         raise UnreadableFile(f"{quoted(path)} is too large: expected at most {limit} bytes")
-    return content, stat.S_IMODE(status.st_mode)
+    return content, status
 
 
 def _decode(path: str, content: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.credentials import is_exposed
 from symphony.config.loaded import Loaded
 from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.config.problem import ConfigError, Severity
@@ -421,11 +423,30 @@ def test_duplicate_names_name_both_places(write: Write, pair: tuple[str, str]) -
 
 
 def test_a_key_that_others_can_read_is_a_warning(folder: Path, write: Write) -> None:
-    (folder / "a.key").chmod(0o640)
+    (folder / "a.key").chmod(0o644)
     place, reason = only(load(write(LISTENER + route("a", TCP, CERT))))
     assert place == "routes[0].cert.private_key_file"
     assert "warning" in reason
-    assert "0640" in reason
+    assert "mode 0644" in reason
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("owner", "warned"), [(0, False), (65534, True)])
+def test_a_key_that_a_group_can_read_must_be_roots(
+    folder: Path, write: Write, owner: int, warned: bool
+) -> None:
+    os.chown(folder / "a.key", owner, 65534)
+    (folder / "a.key").chmod(0o640)
+    assert bool(load(write(LISTENER + route("a", TCP, CERT))).problems) is warned
+
+
+@pytest.mark.parametrize("owner", [0, 1000])
+def test_who_may_read_a_key(owner: int) -> None:
+    for mode in range(0o1000):
+        status = os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, 1000, 0, 0, 0, 0))
+        for_others, for_group = mode & 7, mode >> 3 & 7
+        fine = not for_others and (not for_group or (owner == 0 and for_group == 4))
+        assert is_exposed(status) is not fine, oct(mode)
 
 
 def test_a_key_that_may_not_be_read(made: dict[str, MadeCertificate]) -> None:

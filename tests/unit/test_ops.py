@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import yaml
 
 from symphony.cli.main import main
+from symphony.config.credentials import is_exposed
 from symphony.config.resolve import load
 from symphony.tls.certificate_maker import make_certificate
 
@@ -82,6 +85,16 @@ def test_the_service_starts_what_there_is() -> None:
         assert program == "/opt/symphony/bin/symphony"
         check_command(words)
     assert service["RuntimeDirectory"] == "symphony" and "/run/symphony" in service["ExecStart"]
+
+
+def test_what_is_advised_for_keys_raises_no_warning() -> None:
+    advised = re.search(r"chown root:symphony, chmod (\d+)", SERVICE.read_text())
+    assert advised is not None
+    volumes = manifests()["DaemonSet"]["spec"]["template"]["spec"]["volumes"]
+    (mounted,) = [volume["secret"]["defaultMode"] for volume in volumes if "secret" in volume]
+    for mode in (int(advised[1], 8), mounted):
+        assert mode & stat.S_IRGRP, "the group of the unit or the pod is who has to read it"
+        assert not is_exposed(os.stat_result((stat.S_IFREG | mode, 0, 0, 1, 0, 10001, 0, 0, 0, 0)))
 
 
 def test_every_line_of_sysctl_is_one_that_the_kernel_knows_and_is_explained() -> None:
