@@ -61,8 +61,8 @@ from symphony.observe.counters import (
 )
 from symphony.observe.events import EventHub
 from symphony.observe.reasons import Reason
+from symphony.observe.record_area import RecordArea
 from symphony.observe.record_reader import read_records
-from symphony.observe.records import RecordArea
 from symphony.protection.hold_cells import Holds
 from symphony.protection.limiter import RouteLimiter
 from symphony.protection.source_gate import SourceGate

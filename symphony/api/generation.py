@@ -9,7 +9,7 @@ from symphony.connection.ids import ACCEPTOR_PREFIX
 from symphony.connection.tenure import Stage, Tenure
 from symphony.observe.books import Books
 from symphony.observe.counters import CounterPage
-from symphony.observe.records import RecordArea
+from symphony.observe.record_area import RecordArea
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 An upstream (by its label) and a route (by its name) keep their number for as long as they are configured, over reloads
 and over restarts of the registry: the snapshot carries the numbers, and the next one is numbered from it. A number that
 became free goes to the end of a queue, and is taken again only when all others have been used: acceptors that still
-count for its former owner then notice by the owner's mark (:mod:`symphony.observe.records`).
+count for its former owner then notice by the owner's mark (:mod:`symphony.observe.record_area`).
 """
 
 from __future__ import annotations

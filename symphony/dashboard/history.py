@@ -9,7 +9,7 @@ from itertools import pairwise
 from msgspec import Struct
 
 from symphony.observe.histogram import Histogram
-from symphony.observe.records import Totals
+from symphony.observe.record_totals import Totals
 from symphony.observe.telemetry import NO_TOTALS, Telemetry
 
 KEPT = 300

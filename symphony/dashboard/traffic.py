@@ -14,7 +14,7 @@ from symphony.dashboard.numbers import milliseconds, short, size, sparkline
 from symphony.dashboard.section import Row, Rows, Section
 from symphony.dashboard.view import View
 from symphony.observe.histogram import Histogram
-from symphony.observe.records import Totals
+from symphony.observe.record_totals import Totals
 from symphony.observe.telemetry import RouteState, Telemetry, UpstreamState
 
 _FIGURES = ("active", "conn/s", "fail/s", "up/s", "down/s", "p50", "p99")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from symphony.observe.histogram import Histogram
-from symphony.observe.records import Totals
+from symphony.observe.record_totals import Totals
 
 GONE = "gone"
 """What all acceptors that are gone for good have counted goes by this name."""

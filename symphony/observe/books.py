@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from symphony.observe.counters import CounterPage, Totals
-from symphony.observe.records import route_area, upstream_area
+from symphony.observe.record_area import route_area, upstream_area
 
 
 class Books:

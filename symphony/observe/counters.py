@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from symphony.observe import histogram
 from symphony.observe.histogram import Histogram
 from symphony.observe.reasons import BLOCKED, Reason
-from symphony.observe.records import route_area, upstream_area
+from symphony.observe.record_area import route_area, upstream_area
 from symphony.protection.hold_cells import HoldCells
 
 _WORD = 8
@@ -74,8 +74,8 @@ BLOCKED_SLOT: dict[Reason, int] = {reason: LISTENER_REASON_SLOT[reason] for reas
 class CounterPage:
     """One acceptor's totals. `values` is the page itself, indexed by the constants of this module.
 
-    Beside it are the acceptor's `upstreams` and `routes` (:mod:`symphony.observe.records`) and what it `holds` of each
-    source (:mod:`symphony.protection.hold_cells`).
+    Beside it are the acceptor's `upstreams` and `routes` (:mod:`symphony.observe.record_area`) and what it `holds` of
+    each source (:mod:`symphony.protection.hold_cells`).
     """
 
     __slots__ = ("_listener_slots", "_memory", "holds", "routes", "upstreams", "values")

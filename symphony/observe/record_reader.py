@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 
 from symphony.observe.histogram import Histogram
-from symphony.observe.records import RecordArea, Totals, read_whole
+from symphony.observe.record_area import RecordArea
+from symphony.observe.record_totals import Totals, read_whole
 
 LONGEST_TURN_S = 0.002
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from symphony.config.model import UpstreamMode
 from symphony.messages.totals import ServiceTotals
 from symphony.observe.histogram import Histogram
-from symphony.observe.records import Totals
+from symphony.observe.record_totals import Totals
 
 NOTHING_COUNTED = ServiceTotals(0, 0, 0, 0, 0, 0, {}, (), {}, Histogram(), Histogram())
 _STOPPING = "stopping"

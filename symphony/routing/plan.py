@@ -18,7 +18,8 @@ from structlog import get_logger
 from symphony.config.model import Fingerprint, SourceAddressHeader, UpstreamMode
 from symphony.config.snapshot import ListenerEntry, RouteEntry, Snapshot, TlsPolicy
 from symphony.observe.counters import CounterPage
-from symphony.observe.records import RecordArea, RecordBook, RouteRecord
+from symphony.observe.record_area import RecordArea
+from symphony.observe.records import RecordBook, RouteRecord
 from symphony.protection.cidr import CidrSet
 from symphony.protection.guard import Guard, make_guard
 from symphony.routing.affinity import AffinityTable

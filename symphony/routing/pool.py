@@ -7,7 +7,9 @@ from itertools import repeat
 from weakref import WeakSet, WeakValueDictionary
 
 from symphony.config.model import Balance, Upstream, UpstreamMode
-from symphony.observe.records import RecordArea, RecordBook, Totals, add_up
+from symphony.observe.record_area import RecordArea
+from symphony.observe.record_totals import Totals, add_up
+from symphony.observe.records import RecordBook
 from symphony.routing.affinity import AffinityTable
 from symphony.routing.balancer import STRATEGIES, Affinity, Balancer
 from symphony.routing.upstream import UpstreamRecord, UpstreamSlot

@@ -7,7 +7,7 @@ from time import monotonic_ns
 from structlog import get_logger
 
 from symphony.config.model import HealthCheck, UdsUpstream, Upstream
-from symphony.observe.records import (
+from symphony.observe.record_area import (
     BYTES_DOWN,
     BYTES_UP,
     CHECK,
@@ -18,9 +18,9 @@ from symphony.observe.records import (
     STATEMENT,
     TALLY,
     UPSTREAM_WORDS,
-    Record,
     RecordArea,
 )
+from symphony.observe.records import Record
 from symphony.routing.health import Health, checked_at, failures, tally_failure
 
 _NEVER = 1 << 62

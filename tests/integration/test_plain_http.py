@@ -24,7 +24,7 @@ from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.http.front import MAX_HEAD
 from symphony.observe.counters import ACCEPTED, BYTES_DOWN, BYTES_UP
 from symphony.observe.reasons import Reason
-from symphony.observe.records import Totals, add_up
+from symphony.observe.record_totals import Totals, add_up
 from symphony.relay.proxy_protocol import encode_v1
 from symphony.tls.certificate_maker import make_certificate
 from tests.support.acceptor import AcceptorRig, complaints, descriptors, route, running, snapshot, wait_until

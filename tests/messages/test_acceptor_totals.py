@@ -13,7 +13,7 @@ from symphony.messages.acceptor import AcceptorReply
 from symphony.messages.totals import DescribeRecords, RecordsDescription
 from symphony.observe.counters import HANDSHAKES, LISTENER_DOWN, LISTENER_HANDSHAKES, LISTENER_UP
 from symphony.observe.reasons import Reason
-from symphony.observe.records import route_area, upstream_area
+from symphony.observe.record_area import route_area, upstream_area
 from tests.support.acceptor import LISTENER, AcceptorRig, route, snapshot, wait_until
 from tests.support.actor_process import ActorProcess, Stage
 from tests.support.peers import TlsPeer, UpstreamHost

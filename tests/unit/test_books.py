@@ -15,7 +15,9 @@ from symphony.observe.counters import (
     Totals,
 )
 from symphony.observe.reasons import Reason
-from symphony.observe.records import RouteRecord, add_up, owner_mark, route_area
+from symphony.observe.record_area import owner_mark, route_area
+from symphony.observe.record_totals import add_up
+from symphony.observe.records import RouteRecord
 
 
 def count(page: CounterPage, listener: str, times: int, active: int = 0) -> None:

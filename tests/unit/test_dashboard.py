@@ -21,7 +21,7 @@ from symphony.dashboard.section import Rows, Section, share_out
 from symphony.dashboard.view import SORTS, Page, View
 from symphony.messages.events import Suspended
 from symphony.observe.histogram import Histogram
-from symphony.observe.records import Totals
+from symphony.observe.record_totals import Totals
 from symphony.observe.telemetry import RouteState, Telemetry, UpstreamState
 from tests.unit.test_telemetry import HISTOGRAM, TOTALS, telemetry
 

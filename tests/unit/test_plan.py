@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from symphony.config.model import TcpUpstream, UdsUpstream, Upstream
 from symphony.config.snapshot import ClientAuthority, Identity, ListenerEntry
 from symphony.observe.counters import CounterPage
-from symphony.observe.records import add_up
+from symphony.observe.record_totals import add_up
 from symphony.routing.balancer import Balancer, RoundRobin
 from symphony.routing.plan import LONGEST_TURN_S, PlannedRoute, Planner
 from symphony.tls import library

@@ -9,18 +9,10 @@ import signal
 import pytest
 
 from symphony.observe.counters import CounterPage
+from symphony.observe.record_area import RecordArea, owner_mark, upstream_area
 from symphony.observe.record_reader import read_records
-from symphony.observe.records import (
-    RecordArea,
-    RecordBook,
-    RouteRecord,
-    Totals,
-    add_up,
-    add_up_times,
-    owner_mark,
-    read_whole,
-    upstream_area,
-)
+from symphony.observe.record_totals import Totals, add_up, add_up_times, read_whole
+from symphony.observe.records import RecordBook, RouteRecord
 from symphony.observe.timings import TIMED
 from symphony.routing.upstream import UpstreamRecord
 

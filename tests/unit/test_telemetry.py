@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from symphony.messages.totals import AcceptorCounts, LimitCounts, ListenerCounts, ServiceTotals
 from symphony.observe.exposition import render
 from symphony.observe.histogram import BOUNDS_S, Histogram
-from symphony.observe.records import Totals
+from symphony.observe.record_totals import Totals
 from symphony.observe.telemetry import (
     AcceptorTelemetry,
     ActorTelemetry,

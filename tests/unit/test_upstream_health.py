@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from symphony.config.model import Balance, HealthCheck, TcpUpstream
 from symphony.observe.counters import CounterPage
-from symphony.observe.records import CHANGES_KEPT, add_up, upstream_area
+from symphony.observe.record_area import CHANGES_KEPT, upstream_area
+from symphony.observe.record_totals import add_up
 from symphony.routing import upstream as upstream_module
 from symphony.routing.balancer import Balancer
 from symphony.routing.health import LEARNT_MS

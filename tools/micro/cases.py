@@ -16,7 +16,8 @@ from symphony.mailbox.envelope import PROTOCOL_VERSION, Envelope, EnvelopeDecode
 from symphony.mailbox.framing import FrameDecoder, encode_frame
 from symphony.messages.limiter import Acquire, Granted, LimiterReply, LimiterRequest
 from symphony.observe.counters import CounterPage
-from symphony.observe.records import RecordBook, RouteRecord, add_up
+from symphony.observe.record_totals import add_up
+from symphony.observe.records import RecordBook, RouteRecord
 from symphony.protection.cidr import CidrSet, source_key
 from symphony.protection.hold_cells import HoldCells, Holds
 from symphony.protection.penalty import SourceLimits, Verdict

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 from symphony.config.server_name import DEFAULT_ROUTE
 from symphony.messages.totals import ServiceTotals
 from symphony.observe.metrics.families import By, gauges, histograms
-from symphony.observe.records import Totals
+from symphony.observe.record_totals import Totals
 from symphony.observe.telemetry import Telemetry
 
 
