@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from symphony.api.actor_watch import ActorChanged
     from symphony.api.blocked import BlockedReport
-    from symphony.api.events import SubscriberTooSlow
-    from symphony.api.hosted import StartFailed
-    from symphony.api.proxy import (
+    from symphony.api.errors import (
         NotOurs,
         NotRunning,
         ReloadFailed,
         RouteRefused,
-        SymphonyProxy,
+        StartFailed,
         UnknownConnection,
     )
+    from symphony.api.events import SubscriberTooSlow
+    from symphony.api.proxy import SymphonyProxy
     from symphony.api.resolution import ResolveRoute
     from symphony.api.status import Status
     from symphony.config.model import (
@@ -47,16 +47,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "symphony.api.actor_watch": ("ActorChanged",),
     "symphony.api.blocked": ("BlockedReport",),
-    "symphony.api.events": ("SubscriberTooSlow",),
-    "symphony.api.hosted": ("StartFailed",),
-    "symphony.api.proxy": (
+    "symphony.api.errors": (
         "NotOurs",
         "NotRunning",
         "ReloadFailed",
         "RouteRefused",
-        "SymphonyProxy",
+        "StartFailed",
         "UnknownConnection",
     ),
+    "symphony.api.events": ("SubscriberTooSlow",),
+    "symphony.api.proxy": ("SymphonyProxy",),
     "symphony.api.resolution": ("ResolveRoute",),
     "symphony.api.status": ("Status",),
     "symphony.config.model": (

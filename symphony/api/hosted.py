@@ -18,15 +18,15 @@ from typing import Any
 
 import msgspec
 
+from symphony.api.errors import ReloadFailed, StartFailed
+from symphony.api.reload import request_reload
+from symphony.config.problem import ConfigError, Severity
 from symphony.config.resolve import load
 
 READY_WITHIN_S = 60.0
+RELOAD_WITHIN_S = 180.0
 STOP_MARGIN_S = 5.0
 _TAIL = 2000
-
-
-class StartFailed(Exception):
-    """The tree has ended before it was ready; the text is the end of what it said."""
 
 
 class HostedTree:
@@ -67,6 +67,22 @@ class HostedTree:
         _write(new, content)
         os.rename(new, self.config_file)
         return before
+
+    async def reconfigure(self, document: Mapping[str, Any]) -> int:
+        """Bring `document` into force, and return its version; where that fails, the configuration before it is.
+
+        Raises ConfigError with every finding, and :class:`ReloadFailed`.
+        """
+        before = self.replace_config(await asyncio.to_thread(self.check, document))
+        done = await request_reload(self.runtime_dir, RELOAD_WITHIN_S)
+        errors = [problem for problem in done.problems if problem.severity is Severity.ERROR]
+        if errors or done.failure:
+            self.replace_config(before)
+            await request_reload(self.runtime_dir, RELOAD_WITHIN_S)
+            if errors:
+                raise ConfigError("", errors)
+            raise ReloadFailed(done.failure)
+        return done.version
 
     async def start(self) -> None:
         """Start the process and wait until it serves. Raises :class:`StartFailed`."""

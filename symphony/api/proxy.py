@@ -27,21 +27,18 @@ from symphony.api.document import (
     replace_protection,
 )
 from symphony.api.draining import drain, resume_listener
+from symphony.api.errors import NotOurs, NotRunning, RouteRefused, UnknownConnection
 from symphony.api.events import QUEUE_LIMIT, EventFeed
 from symphony.api.handlers import Handler, Handlers, Kind
 from symphony.api.held import UNKNOWN, list_held, resolve_held
 from symphony.api.hosted import HostedTree
-from symphony.api.reload import request_reload
 from symphony.api.resolution import RouteLike, held_route
 from symphony.api.status import Status, gather_status
 from symphony.api.telemetry import TelemetrySource
-from symphony.config.problem import ConfigError, Severity
 from symphony.mailbox.address import RuntimeDirError, live_pid
 from symphony.mailbox.client import MailboxError, MailboxRefused
 from symphony.messages.events import Blocked, Event, Released, Suspended
 from symphony.observe.telemetry import Telemetry
-
-RELOAD_WITHIN_S = 180.0
 
 HANDLERS_WITHIN_S = 5.0
 """How long a stop waits for calls of handlers that are under way."""
@@ -57,26 +54,6 @@ _KIND_OF: dict[type, Kind] = {
     Blocked: "blocked",
     ActorChanged: "actor",
 }
-
-
-class NotRunning(Exception):
-    """Nothing runs that could be driven: not started, ended, or no instance in the directory."""
-
-
-class NotOurs(Exception):
-    """The instance was started by somebody else, and its configuration is theirs to write."""
-
-
-class UnknownConnection(LookupError):
-    """No connection of that id is held, or not any more. Only raised where that is asked for."""
-
-
-class ReloadFailed(Exception):
-    """The new configuration is right but could not be brought into force; the one before is."""
-
-
-class RouteRefused(ValueError):
-    """A held connection cannot go where a route says, and is held on; the text says why."""
 
 
 class SymphonyProxy:
@@ -210,17 +187,9 @@ class SymphonyProxy:
                 document[key] = plain(value)
         if protection is not None:
             document["listeners"] = replace_protection(document.get("listeners", []), protection)
-        before = tree.replace_config(await asyncio.to_thread(tree.check, document))
-        done = await request_reload(tree.runtime_dir, RELOAD_WITHIN_S)
-        errors = [problem for problem in done.problems if problem.severity is Severity.ERROR]
-        if errors or done.failure:
-            tree.replace_config(before)
-            await request_reload(tree.runtime_dir, RELOAD_WITHIN_S)
-            if errors:
-                raise ConfigError("", errors)
-            raise ReloadFailed(done.failure)
+        version = await tree.reconfigure(document)
         self._document = document
-        return done.version
+        return version
 
     # Draining
 
