@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
+from symphony.protection.listener_clocks import ListenerClocks
 from symphony.protection.penalty import SourceLimits, Verdict
 from symphony.protection.source_store import BOXED, MINUTE, SECOND, SourceStore
-from symphony.protection.sources import ListenerClocks
 
 
 class BlockedSource(Struct, frozen=True, array_like=True):

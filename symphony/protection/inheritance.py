@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from symphony.protection.listener_clocks import ListenerClocks
 from symphony.protection.source_store import BOXED, MINUTE, SECOND, SourceStore
-from symphony.protection.sources import ListenerClocks
 
 _SETS_AT_ONCE = 20
 

@@ -7,22 +7,20 @@ What is known is in a :class:`SourceStore` and in the pages of :class:`Holds`; a
 A decision is made under the lock of the source's set, so that what all acceptors let in together is exactly what one of
 them would.
 
-A source makes way for another one only when it says nothing that a fresh one would not: both buckets full, out of the
-box, and nothing open. Anything else would hand tokens out twice, or let someone out of the box who opens connections
-from many addresses. When nobody in its set can make way, a new source is turned away.
+A new source for which there is no place (:mod:`symphony.protection.source_places`) is turned away.
 """
 
 from __future__ import annotations
 
-from symphony.protection.hold_cells import LOOK_EVERY_S, Holds
-from symphony.protection.penalty import SourceLimits, TokenClock, Verdict
+from symphony.protection.hold_cells import Holds
+from symphony.protection.listener_clocks import ListenerClocks
+from symphony.protection.penalty import SourceLimits, Verdict
+from symphony.protection.source_places import SourcePlaces
 from symphony.protection.source_store import BOXED, MINUTE, SECOND, WAYS, SourceStore
 
 NO_CELL = -1
 _MOST_FULL = 4096
 _MOST_KNOWN = 8192
-_LOOK_AGAIN_S = 1.0
-"""So long it is taken for granted that a set is full when nobody in it can make way before."""
 
 _ADMITTED = Verdict.ADMITTED  # an enumeration's member takes long to look up
 _HELD = Verdict.HELD
@@ -38,29 +36,6 @@ Decision = tuple[Verdict, int]
 
 class UnknownListener(KeyError):
     """No limits are known for that listener."""
-
-
-class ListenerClocks:
-    """The clocks of a listener's buckets, as they stand in the store."""
-
-    __slots__ = ("_store", "minute", "number", "second", "state")
-
-    def __init__(self, store: SourceStore, number: int) -> None:
-        self._store = store
-        self.number = number
-        self.state = 0
-        self.second = TokenClock(0.0)
-        self.minute = TokenClock(0.0)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Take over what another process has made of them."""
-        state = int(self._store.states[self.number])
-        if state != self.state:
-            second, minute = self._store.clocks(self.number)
-            self.second.restore(second)
-            self.minute.restore(minute)
-            self.state = state
 
 
 class _Listener(ListenerClocks):
@@ -91,9 +66,7 @@ class SourceTable:
         """Sources with as much open as they may have, and where that is counted; see :meth:`at_limit`."""
         self._states = store.states
         self._listeners: dict[str, _Listener] = {}
-        self._clocks: dict[int, ListenerClocks] = {}
-        self._full_until: dict[int, float] = {}  # by the first place of a set
-        self._hand = 0
+        self._places = SourcePlaces(store, holds)
 
     def configure(self, listener: str, limits: SourceLimits, now: float, version: int = 0) -> bool:
         """Set a listener's limits from now on; what is known of its sources stays. False when that has to wait.
@@ -140,7 +113,7 @@ class SourceTable:
             if self._states[entry.number] != entry.state:
                 entry.refresh()
             if place < 0 or self._words[place] != head:
-                place = self._place(entry.number, key, mixed, now)
+                place = self._places.take(entry.number, key, mixed, now)
                 if place < 0:
                     return _TURNED_AWAY
                 if len(entry.known) >= _MOST_KNOWN:
@@ -207,7 +180,7 @@ class SourceTable:
         if not self._locks.take(lock):
             return None
         try:
-            place = self._place(entry.number, key, mixed, now)
+            place = self._places.take(entry.number, key, mixed, now)
             if place < 0:
                 return NO_CELL
             cell = self._store.cell(place)
@@ -257,7 +230,7 @@ class SourceTable:
             return False
         try:
             entry.refresh()
-            place = self._place(entry.number, key, mixed, last)
+            place = self._places.take(entry.number, key, mixed, last)
             if place >= 0:
                 self._count(entry, place, connections, let_in, first, last)
         finally:
@@ -317,57 +290,3 @@ class SourceTable:
         penalty_s = entry.limits.penalty_s
         if exceeded and penalty_s and numbers[place + BOXED] < last + penalty_s:
             numbers[place + BOXED] = last + penalty_s
-
-    def _place(self, number: int, key: bytes, mixed: int, now: float) -> int:
-        place = self._store.find(number, key, mixed)
-        return place if place >= 0 else self._begin(number, key, mixed, now)
-
-    def _begin(self, number: int, key: bytes, mixed: int, now: float) -> int:
-        """Give a source that is not known a place, -1 when there is no room."""
-        place = self._store.free_place(mixed)
-        if place < 0:
-            place = self._make_room(mixed, now)
-            if place < 0:
-                return -1
-        self._store.fill(place, number, key, mixed)
-        return place
-
-    def _make_room(self, mixed: int, now: float) -> int:
-        """Forget a source of the same set that says nothing; return its place, -1 when there is none."""
-        places = self._store.places(mixed)
-        if self._full_until.get(places.start, 0.0) > now:
-            return -1
-        self._hand += 1
-        earliest = now + _LOOK_AGAIN_S
-        for turn in range(len(places)):
-            place = places[(self._hand + turn) % len(places)]
-            free_at = self._free_at(place, now)
-            if free_at > now:
-                earliest = min(earliest, free_at)
-                continue
-            self._store.free(place)
-            # Somebody who could not wait for the lock may have counted on it at this very moment.
-            if self._holds is None or self._holds.is_free(self._store.cell(place), now):
-                return place
-        self._full_until[places.start] = earliest
-        return -1
-
-    def _free_at(self, place: int, now: float) -> float:
-        """When a source says nothing any more, at the earliest."""
-        number = self._store.owner(place)
-        clocks = self._clocks.get(number)
-        if clocks is None:
-            clocks = self._clocks[number] = ListenerClocks(self._store, number)
-        clocks.refresh()
-        numbers = self._numbers
-        free_at: float = numbers[place + BOXED]
-        for clock, at in ((clocks.second, SECOND), (clocks.minute, MINUTE)):
-            if clock.rate:
-                free_at = max(free_at, now + (numbers[place + at] - clock.read(now)) / clock.rate)
-        if (
-            free_at <= now
-            and self._holds is not None
-            and not self._holds.is_free(self._store.cell(place), now)
-        ):
-            return now + LOOK_EVERY_S
-        return free_at
