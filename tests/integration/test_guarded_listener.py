@@ -35,13 +35,6 @@ from tests.support.tls_client import SteppedClient, client_context, connect
 ALERT_MISSING_EXTENSION = bytes.fromhex("1503030002026d")
 
 
-@pytest.fixture
-def upstream() -> Iterator[UpstreamHost]:
-    host = UpstreamHost("uds")
-    yield host
-    host.close()
-
-
 @contextmanager
 def guarded(
     upstream: UpstreamHost,

@@ -32,19 +32,6 @@ from tests.support.tls_client import SteppedClient, connect
 SLOW = 0.001  # connections a second: nothing is refilled while a test runs
 
 
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
-
-
-@pytest.fixture
-def upstream() -> Iterator[UpstreamHost]:
-    host = UpstreamHost("uds")
-    yield host
-    host.close()
-
-
 def is_turned_away(port: int) -> bool:
     """Whether a connection is reset, be it before ``connect`` has returned."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import ssl
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from tests.support.acceptor import (
 )
 from tests.support.actor_process import ActorProcess, Stage
 from tests.support.peers import Background, PlainPeer, UpstreamHost, receive_all, receive_exactly
-from tests.support.proxy_headers import Received, addresses, receive_header
+from tests.support.proxy_headers import Received, addresses, check_passed_through, receive_header
 from tests.support.tls_client import SteppedClient, client_context, connect
 
 ROOT = make_authority("client root")
@@ -338,19 +337,10 @@ def test_terminated_bytes_are_the_clients_own(house: House, name: str) -> None:
 @pytest.mark.parametrize("size", [1, 5_000, 8 << 20])
 def test_passthrough_bytes_are_the_clients_own(house: House, name: str, size: int) -> None:
     """The small ones are copied, the large ones spliced."""
-    up, down = random.Random(3).randbytes(size), random.Random(4).randbytes(size)
     client, server, hello = house.passed(name)
     with client.sock, server.sock:
-        sending = Background(lambda: client.send(up))
-        receive_header(server)
-        got = receive_exactly(server, len(hello) + size)
-        assert hashlib.sha256(got).digest() == hashlib.sha256(hello + up).digest()
-        sending.result()
-        sending = Background(lambda: server.send(down))
-        assert hashlib.sha256(receive_exactly(client, size)).digest() == hashlib.sha256(down).digest()
-        sending.result()
-        client.end()
-        assert receive_all(server) == b""
+        up = random.Random(size).randbytes(size)
+        check_passed_through(client, server, hello + up, Background(lambda: client.send(up)))
 
 
 def test_a_client_that_has_already_ended(house: House) -> None:

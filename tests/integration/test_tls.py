@@ -259,13 +259,6 @@ class Conversation:
         os.close(self._errors)
 
 
-@pytest.fixture
-def upstream() -> Iterator[UpstreamHost]:
-    host = UpstreamHost("uds")
-    yield host
-    host.close()
-
-
 @needs_openssl
 def test_key_update_while_the_other_direction_is_blocked_loses_nothing(upstream: UpstreamHost) -> None:
     """The acceptor must answer a key update, and cannot: its socket to the client is full."""

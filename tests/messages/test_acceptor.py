@@ -42,12 +42,6 @@ LIMIT_S = 5.0
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
-
-
-@pytest.fixture
 def upstreams() -> Iterator[list[UpstreamHost]]:
     hosts = [UpstreamHost("uds") for _ in range(3)]
     yield hosts

@@ -27,19 +27,6 @@ NOT_TLS = b"GET / HTTP/1.1\r\n\r\n"
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
-
-
-@pytest.fixture
-def upstream() -> Iterator[UpstreamHost]:
-    host = UpstreamHost("uds")
-    yield host
-    host.close()
-
-
-@pytest.fixture
 def rig(stage: Stage, upstream: UpstreamHost) -> Iterator[AcceptorRig]:
     rig = AcceptorRig(stage, routes(upstream), acceptors=2)
     yield rig

@@ -20,12 +20,6 @@ NOT_TLS = b"GET / HTTP/1.1\r\n\r\n"
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
-
-
-@pytest.fixture
 def rig(stage: Stage) -> Iterator[AcceptorRig]:
     rig = AcceptorRig(stage, snapshot())
     yield rig

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from symphony.config.model import UdsUpstream
 from symphony.config.numbering import number_snapshot
 from symphony.mailbox.client import ask
@@ -21,19 +17,6 @@ from tests.support.site import Site, ended_by_reset, exchange
 from tests.support.tls_client import connect
 
 LIMIT_S = 5.0
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
-
-
-@pytest.fixture
-def upstream() -> Iterator[UpstreamHost]:
-    host = UpstreamHost("uds")
-    yield host
-    host.close()
 
 
 async def records(stage: Stage, name: str = "acceptor-0") -> RecordsDescription:

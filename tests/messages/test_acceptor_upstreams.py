@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from symphony.config.model import TcpUpstream, UdsUpstream
 from symphony.config.numbering import number_snapshot
 from symphony.mailbox.client import ask
@@ -16,12 +12,6 @@ from tests.support.actor_process import Stage
 from tests.support.backends import Backends, hold, visit
 
 LIMIT_S = 10.0
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
 
 
 async def describe(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -51,12 +50,6 @@ class Example(Actor):
 
     def depth(self) -> int:
         return 42
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
 
 
 def start(stage: Stage, trouble: str = "", ready: bool = True) -> ActorProcess:

@@ -10,8 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-import pytest
-
 from actors.cpu_sampler import SamplerSettings, run_cpu_sampler
 from symphony.mailbox.client import MailboxClient
 from symphony.mailbox.server import MailboxServer, Sender
@@ -59,12 +57,6 @@ class Registry:
         self.subscribers.append(sender)
         sender.push(TargetsPublished(self.targets))
         return Subscribed(1)
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
@@ -51,19 +51,6 @@ NOBODY = 65534
 
 _other = make_certificate(["held.example.test"])
 OTHER = Identity(_other.chain_pem, _other.key_pem)
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
-
-
-@pytest.fixture
-def upstream() -> Iterator[UpstreamHost]:
-    host = UpstreamHost("uds")
-    yield host
-    host.close()
 
 
 class Place:

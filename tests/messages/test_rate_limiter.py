@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -26,12 +26,6 @@ from tests.support.actor_process import LIMIT_S, ActorProcess, Stage
 
 NAME = "rate-limiter"
 SLOW = 0.001  # tokens a second: nothing refills while a test runs
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
 
 
 @asynccontextmanager

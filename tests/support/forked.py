@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from tests.support.loops import eventually
 
 
 def in_child(function: Callable[[], Any]) -> Any:
@@ -33,3 +36,27 @@ def in_child(function: Callable[[], Any]) -> Any:
     succeeded, value = pickle.loads(content)
     assert succeeded, value
     return value
+
+
+async def exit_code(pid: int) -> int:
+    """Wait for a child without stopping the loop, which it may be waiting for; kill it when it does not end."""
+    status: list[int] = []
+
+    def ended() -> bool:
+        found, wait_status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            status.append(wait_status)
+        return bool(found)
+
+    try:
+        await eventually(ended, "the child to end")
+    except BaseException:
+        end(pid)
+        raise
+    return os.waitstatus_to_exitcode(status[0])
+
+
+def end(pid: int) -> None:
+    """Kill a child, and wait for it."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

@@ -227,3 +227,21 @@ def never(birth: object) -> None:
 
 def child(name: str, **settings: object) -> ChildSpec:
     return ChildSpec(name, "test", never, f"test: {name}", **settings)  # type: ignore[arg-type]
+
+
+def group(*children: ChildSpec | GroupSpec | str, name: str = "root", **settings: object) -> GroupSpec:
+    """A group, in which a name stands for a child; it may restart often unless told otherwise."""
+    settings.setdefault("intensity", 100)
+    made = tuple(child(each) if isinstance(each, str) else each for each in children)
+    return GroupSpec(name, made, **settings)  # type: ignore[arg-type]
+
+
+def started(*children: ChildSpec | GroupSpec | str, **settings: object) -> TreeDriver:
+    """A driver whose children are all ready, and have told each other."""
+    driver = TreeDriver(group(*children, **settings))
+    driver.start_all()
+    assert driver.tree.ready
+    driver.taken()
+    for name in driver.running:
+        driver.told(name)
+    return driver

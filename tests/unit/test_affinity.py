@@ -14,25 +14,15 @@ from symphony.observe.counters import CounterPage
 from symphony.routing.affinity import AffinityTable
 from symphony.routing.balancer import Affinity, Balancer
 from symphony.routing.pool import UpstreamPool
+from tests.support.clock import Clock, upstreams_clock
 
 TTL_MS = 10_000
 CLIENTS = [f"192.0.2.{number}" for number in range(60)] + [f"2001:db8::{number:x}" for number in range(60)]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("symphony.routing.upstream.now_ms", clock)
-    monkeypatch.setattr("symphony.routing.balancer.now_ms", clock)
-    return clock
+    return upstreams_clock(monkeypatch)
 
 
 def entry(number: int, weight: int = 1) -> Upstream:

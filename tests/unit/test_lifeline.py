@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +28,7 @@ from symphony.mailbox.lifeline import (
     decode_supervisor,
     encode_lifeline,
 )
+from tests.support.forked import end, exit_code
 from tests.support.loops import LIMIT_S, descriptors, eventually, on_both_loops
 
 
@@ -338,29 +338,15 @@ async def test_a_forked_child_notices_the_death_of_its_supervisor() -> None:
         finally:
             os._exit(code)
     theirs.close()
-    status: list[int] = []
-
-    def ended() -> bool:
-        found, wait_status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            status.append(wait_status)
-        return bool(found)
-
     try:
         supervisor = Supervisor(ours)
         await eventually(lambda: ChildReady() in supervisor.listen(), "the child")
-        ours.close()
-        await eventually(ended, "the child to end")
+    except BaseException:
+        end(pid)
+        raise
     finally:
         ours.close()
-        if not status:
-            end(pid)
-    assert os.waitstatus_to_exitcode(status[0]) == 0
-
-
-def end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    assert await exit_code(pid) == 0
 
 
 def _child(sock: socket.socket) -> int:

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import shutil
-import signal
 import socket
 import struct
 import tempfile
@@ -18,6 +17,7 @@ import pytest
 
 from symphony.mailbox.client import MailboxClient, MailboxDown, ask
 from symphony.mailbox.framing import encode_frame
+from tests.support.forked import exit_code
 from tests.support.loops import LIMIT_S, descriptors, eventually, on_both_loops
 from tests.support.mailbox import Big, Echo, Echoed, RawPeer, Reply, Wait, connected, raw_peer, serving
 
@@ -46,29 +46,6 @@ def as_nobody(action: Callable[[], int]) -> int:
         finally:
             os._exit(code)
     return pid
-
-
-def end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-async def exit_code(pid: int) -> int:
-    """Wait for the child without stopping the loop, which it may be waiting for."""
-    status: list[int] = []
-
-    def ended() -> bool:
-        found, wait_status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            status.append(wait_status)
-        return bool(found)
-
-    try:
-        await eventually(ended, "the child to end")
-    except BaseException:
-        end(pid)
-        raise
-    return os.waitstatus_to_exitcode(status[0])
 
 
 GARBAGE = {

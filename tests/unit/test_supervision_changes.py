@@ -7,22 +7,7 @@ import pytest
 from supervisor.action import Outcome
 from supervisor.node import State
 from supervisor.spec import ChangeRefused, ChildSpec, GroupSpec, Restart, Strategy
-from tests.support.tree_driver import TreeDriver, child
-
-
-def group(*children: ChildSpec | GroupSpec | str, name: str = "root", **settings: object) -> GroupSpec:
-    made = tuple(child(each) if isinstance(each, str) else each for each in children)
-    return GroupSpec(name, made, **settings)  # type: ignore[arg-type]
-
-
-def started(*children: ChildSpec | GroupSpec | str, **settings: object) -> TreeDriver:
-    driver = TreeDriver(group(*children, **settings))
-    driver.start_all()
-    assert driver.tree.ready
-    driver.taken()
-    for name in driver.running:
-        driver.told(name)
-    return driver
+from tests.support.tree_driver import TreeDriver, child, group, started
 
 
 def test_an_added_group_starts_in_order_and_has_joined_when_its_last_child_is_ready() -> None:

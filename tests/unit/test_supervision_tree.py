@@ -7,27 +7,11 @@ import pytest
 from supervisor.action import Outcome
 from supervisor.node import State
 from supervisor.patience import KILL_PATIENCE_S, LAST_WORDS_S, LEAST_GRACE_S, PULSE_S
-from supervisor.spec import BackoffSpec, ChildSpec, GroupSpec, Restart, Strategy
-from tests.support.tree_driver import TreeDriver, child
+from supervisor.spec import BackoffSpec, GroupSpec, Restart, Strategy
+from tests.support.tree_driver import TreeDriver, child, group, started
 
 ONE, ALL, REST = Strategy.ONE_FOR_ONE, Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE
 PERMANENT, TRANSIENT, TEMPORARY = Restart.PERMANENT, Restart.TRANSIENT, Restart.TEMPORARY
-
-
-def group(*children: ChildSpec | GroupSpec | str, name: str = "root", **settings: object) -> GroupSpec:
-    settings.setdefault("intensity", 100)
-    made = tuple(child(each) if isinstance(each, str) else each for each in children)
-    return GroupSpec(name, made, **settings)  # type: ignore[arg-type]
-
-
-def started(*children: ChildSpec | GroupSpec | str, **settings: object) -> TreeDriver:
-    driver = TreeDriver(group(*children, **settings))
-    driver.start_all()
-    assert driver.tree.ready
-    driver.taken()
-    for name in driver.running:
-        driver.told(name)
-    return driver
 
 
 # Starting

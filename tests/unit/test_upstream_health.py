@@ -11,29 +11,18 @@ from symphony.config.model import Balance, HealthCheck, TcpUpstream
 from symphony.observe.counters import CounterPage
 from symphony.observe.record_area import CHANGES_KEPT, upstream_area
 from symphony.observe.record_totals import add_up
-from symphony.routing import upstream as upstream_module
 from symphony.routing.balancer import Balancer
 from symphony.routing.health import LEARNT_MS
 from symphony.routing.pool import LISTEN_AT_ONCE, UpstreamPool
 from symphony.routing.upstream import UpstreamSlot
+from tests.support.clock import Clock, upstreams_clock
 
 CHECK = HealthCheck(interval_ms=1000, timeout_ms=500, rise=2, fall=2)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(upstream_module, "now_ms", clock)
-    monkeypatch.setattr("symphony.routing.balancer.now_ms", clock)
-    return clock
+    return upstreams_clock(monkeypatch)
 
 
 class Acceptors:
