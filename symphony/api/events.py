@@ -159,10 +159,6 @@ class EventFeed:
             self._subscriptions.add(subscription)
         return subscription
 
-    async def wait_ended(self) -> None:
-        """Wait until the instance has ended or the feed is closed."""
-        await self._ended.wait()
-
     async def _watch(self) -> None:
         """Follow the acceptors that there are, until nothing runs any more."""
         lost = False

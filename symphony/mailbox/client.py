@@ -59,9 +59,9 @@ class MailboxRefused(MailboxError):
 class MailboxClient:
     """Sends to the mailbox at `path`, connecting again by itself (10 ms after a loss, doubling to 500 ms).
 
-    `on_up()` is called when a connection stands, `on_down()` when it is lost, `on_push(message)` for what comes
-    without having been asked for, and `on_late(message)` for a reply that nobody waits for any more; all from the event
-    loop. An exception in a hook or callback is logged.
+    `on_up()` is called when a connection stands, `on_down()` when it is lost, and `on_push(message)` for what comes
+    without having been asked for; all from the event loop. An exception in a hook or callback is logged. A reply that
+    nobody waits for any more is dropped.
 
     :param replies: the tagged union of replies and pushes.
     :param max_frame: the largest message taken, in bytes.
@@ -73,14 +73,12 @@ class MailboxClient:
         self.name = name or path
         self.max_frame = max_frame
         self.on_push: Callable[[Any], None] | None = None
-        self.on_late: Callable[[Any], None] | None = None
         self.on_up: Callable[[], None] | None = None
         self.on_down: Callable[[], None] | None = None
         self.decoder = EnvelopeDecoder(replies)
         self._link: _Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[Any] | None = None
-        self._up = asyncio.Event()
         self._last_id = 0
         self._pending: dict[int, Callback] = {}
         self._due: dict[int, list[int]] = {}
@@ -100,14 +98,6 @@ class MailboxClient:
                 self._keep(), name=f"mailbox client {self.name}"
             )
 
-    async def wait_connected(self, timeout_s: float) -> bool:
-        """Wait until connected, for `timeout_s` seconds at most; return :attr:`connected`."""
-        try:
-            await asyncio.wait_for(self._up.wait(), timeout_s)
-        except TimeoutError:
-            pass
-        return self.connected
-
     async def close(self) -> None:
         """Send what is still to be sent (for a second at most) and disconnect; what is pending gets None."""
         keeper, self._keeper = self._keeper, None
@@ -117,7 +107,6 @@ class MailboxClient:
         if self._opening is not None:
             await asyncio.wait([self._opening])
         link, self._link = self._link, None
-        self._up.clear()
         self._end_pending()
         if link is not None:
             await link.close()
@@ -234,7 +223,6 @@ class MailboxClient:
 
     def _opened(self, link: _Link) -> None:
         self._link = link
-        self._up.set()
         if self.on_up is not None:
             self._run(self.on_up)
 
@@ -242,7 +230,6 @@ class MailboxClient:
         if self._link is not link:
             return
         self._link = None
-        self._up.clear()
         self._end_pending()
         if self.on_down is not None:
             self._run(self.on_down)
@@ -252,8 +239,6 @@ class MailboxClient:
             callback = self._pending.pop(id, None)
             if callback is not None:
                 self._give(callback, message)
-            elif self.on_late is not None:
-                self._give(self.on_late, message)
         elif self.on_push is not None:
             self._give(self.on_push, message)
 

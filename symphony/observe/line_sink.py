@@ -45,8 +45,6 @@ class LineSink:
             raise ValueError("a sink needs a descriptor or a path")
         self.path = path
         self.lost = lost
-        self.dropped = 0
-        """Lines lost since the process began."""
         # Shared with all processes that are forked from this one, a word for each: so what one lost outlives it.
         self._lost = memoryview(mmap.mmap(-1, _COUNTERS * 8)).cast("q")
         self._own = 0
@@ -111,7 +109,7 @@ class LineSink:
         """Leave what waits to another process: after a fork, to the parent."""
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._untold = self.dropped = 0
+        self._untold = 0
 
     def count_as(self, process: str) -> None:
         """Count lost lines as this process from now on: no two may write one word at a time."""
@@ -169,7 +167,6 @@ class LineSink:
         self._waiting_bytes += len(data)
 
     def _drop(self) -> None:
-        self.dropped += 1
         self._lost[self._own] += 1
         self._untold += 1
 

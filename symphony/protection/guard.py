@@ -30,7 +30,7 @@ class Guard:
     `lists` is whether an address may have a standing, which is remembered for those that come again.
     `compares` is whether fingerprints are listed, `reads` whether the ClientHello has a say at all. `limited` is
     whether the limiter has to be asked, about a key of `ipv6_prefix` bits, and `boxes` whether it may answer that the
-    source is in the penalty box. `asks` is whether anything is to be found out beyond the address.
+    source is in the penalty box.
     """
 
     __slots__ = (
@@ -41,7 +41,6 @@ class Guard:
         "_remembered",
         "_require_sni",
         "_systems",
-        "asks",
         "boxes",
         "compares",
         "ipv6_prefix",
@@ -67,7 +66,6 @@ class Guard:
         self.limited = entry.limits.metered or entry.limits.max_concurrent > 0
         self.boxes = entry.limits.penalty_s > 0.0
         self.ipv6_prefix = entry.ipv6_prefix
-        self.asks = self.reads or self.limited
 
     def standing(self, address: bytes) -> Standing:
         """Look a packed address up."""

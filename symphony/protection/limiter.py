@@ -28,8 +28,7 @@ def _nothing() -> None:
 class RouteLimiter:
     """Asks the rate limiter through `client`; `acceptors` is how many processes share the limits.
 
-    `asked`, `decided_here` and `denied` count questions, those without the limiter's answer, and refusals; `on_alone`
-    and `on_denied` are called with each of the latter two.
+    `on_alone` is called for each question without the limiter's answer, `on_denied` for each refusal.
     """
 
     __slots__ = (
@@ -39,9 +38,6 @@ class RouteLimiter:
         "_on_alone",
         "_on_denied",
         "_share",
-        "asked",
-        "decided_here",
-        "denied",
     )
 
     def __init__(
@@ -61,22 +57,17 @@ class RouteLimiter:
         self._on_denied = on_denied
         self._share = 1.0 / acceptors
         self._local = BucketTable(_CAPACITY)
-        self.asked = 0
-        self.decided_here = 0
-        self.denied = 0
 
     def admit(self, key: str, rate: float, burst: float, callback: Callable[[bool], None]) -> None:
         """Call `callback` with whether one more connection of `key` may come in, now or within 50 ms.
 
         `rate` is in connections a second, `burst` how many at once (at least 1).
         """
-        self.asked += 1
 
         def answered(reply: LimiterReply | None) -> None:
             if type(reply) is Granted:
                 callback(True)
             elif type(reply) is Denied:
-                self.denied += 1
                 self._on_denied()
                 callback(False)
             else:
@@ -85,14 +76,12 @@ class RouteLimiter:
         self._client.request(Acquire(key, rate, burst), answered, ANSWER_WITHIN_S)
 
     def _decide(self, key: str, rate: float, burst: float) -> bool:
-        self.decided_here += 1
         self._on_alone()
         burst_share = burst * self._share
         # A share below one token could never let anything in. Such a bucket holds one token, but begins with its
         # share, so that over all acceptors no more than the route's burst is there when the limiter is lost.
         wait = self._local.take(key, rate * self._share, max(1.0, burst_share), self._clock(), burst_share)
         if wait > 0.0:
-            self.denied += 1
             self._on_denied()
             return False
         return True

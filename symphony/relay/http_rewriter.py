@@ -76,11 +76,6 @@ class HeadRewriter:
         return self._state == self._opaque and not self._held
 
     @property
-    def unanswered(self) -> int:
-        """How many requests have been passed on, in part at least, and no answer to them has begun."""
-        return len(self._answers.awaited)
-
-    @property
     def keeps(self) -> bool:
         """Whether there are bytes of the client that are kept back until an answer decides what they are."""
         return self.waiting and bool(self._held)

@@ -74,10 +74,6 @@ class Header(Struct, frozen=True):
     local: bool = False
     tlvs: tuple[Tlv, ...] = ()
 
-    def tlv(self, kind: int) -> bytes | None:
-        """Return the first value of that type, or None."""
-        return next((value for found, value in self.tlvs if found == kind), None)
-
 
 def parse(data: bytes, max_v2: int = MAX_V2) -> Header | Incomplete:
     """Read the header at the start of a stream of which `data` is what has arrived so far.

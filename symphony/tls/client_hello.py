@@ -153,16 +153,6 @@ class ClientHello:
         return int(_SHORT(self._message, self._start)[0])
 
     @property
-    def random(self) -> bytes:
-        """The client's 32 random bytes."""
-        return self._message[self._start + 2 : self._start + 34]
-
-    @property
-    def session_id(self) -> bytes:
-        """The legacy session id, at most 32 bytes."""
-        return self._message[self._start + 35 : self._ciphers_at]
-
-    @property
     def cipher_suites(self) -> tuple[int, ...]:
         """The cipher suites in the client's order, GREASE values (RFC 8701) included."""
         (length,) = _SHORT(self._message, self._ciphers_at)

@@ -19,7 +19,7 @@ from symphony.relay import proxy_tlv
 from symphony.tls.certificate_maker import make_authority, make_certificate
 from tests.support.peers import UpstreamHost, receive_exactly
 from tests.support.programs import Running, free_port, program
-from tests.support.proxy_headers import receive_header
+from tests.support.proxy_headers import receive_header, tlv
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 
 LIMIT_S = 20.0
@@ -101,7 +101,7 @@ def test_haproxy(symphony: SymphonyProcess, upstream: UpstreamHost, option: str)
                 with server.sock:
                     found = receive_header(server).header
                     assert (found.source, found.destination) == (client.getsockname(), ("127.0.0.1", port))
-                    assert found.tlv(proxy_tlv.AUTHORITY) == b"app.example.test"
+                    assert tlv(found, proxy_tlv.AUTHORITY) == b"app.example.test"
                     client.sendall(b"question")
                     assert receive_exactly(server, 8) == b"question"
                     server.send(b"answer")

@@ -34,7 +34,7 @@ from tests.support.acceptor import (
 )
 from tests.support.actor_process import ActorProcess, Stage
 from tests.support.peers import Background, PlainPeer, UpstreamHost, receive_all, receive_exactly
-from tests.support.proxy_headers import Received, addresses, check_passed_through, receive_header
+from tests.support.proxy_headers import Received, addresses, check_passed_through, receive_header, tlv
 from tests.support.tls_client import SteppedClient, client_context, connect
 
 ROOT = make_authority("client root")
@@ -129,12 +129,12 @@ def test_version_2_of_a_terminated_connection(house: House) -> None:
         found = receive_header(server).header
         assert (found.version, found.local) == (2, False)
         assert (found.source, found.destination) == addresses(client)
-        said = proxy_tlv.read_ssl(found.tlv(proxy_tlv.SSL) or b"")
+        said = proxy_tlv.read_ssl(tlv(found, proxy_tlv.SSL) or b"")
         cipher = client.cipher()
         assert cipher is not None
         assert said == proxy_tlv.Ssl(version=b"TLSv1.3", cipher=cipher[0].encode())
-        assert found.tlv(proxy_tlv.ALPN) == b"http/1.1"
-        assert found.tlv(proxy_tlv.AUTHORITY) == b"v2.test"
+        assert tlv(found, proxy_tlv.ALPN) == b"http/1.1"
+        assert tlv(found, proxy_tlv.AUTHORITY) == b"v2.test"
         kinds = [kind for kind, _ in found.tlvs]
         assert sorted(kinds) == sorted(
             [proxy_tlv.ALPN, proxy_tlv.AUTHORITY, proxy_tlv.UNIQUE_ID, proxy_tlv.SSL, proxy_tlv.CRC32C]
@@ -145,21 +145,21 @@ def test_version_2_says_what_was_agreed(house: House) -> None:
     old = house.told(
         "h2.test", client_context(version=ssl.TLSVersion.TLSv1_2, alpn=("h2", "http/1.1"))
     ).header
-    said = proxy_tlv.read_ssl(old.tlv(proxy_tlv.SSL) or b"")
+    said = proxy_tlv.read_ssl(tlv(old, proxy_tlv.SSL) or b"")
     assert said is not None
     assert (said.version, said.cipher[:6]) == (b"TLSv1.2", b"ECDHE-")
-    assert old.tlv(proxy_tlv.ALPN) == b"h2"
+    assert tlv(old, proxy_tlv.ALPN) == b"h2"
     # a client that offers no ALPN, and one without a server name
     bare = house.told("v2.test").header
-    assert bare.tlv(proxy_tlv.ALPN) is None
+    assert tlv(bare, proxy_tlv.ALPN) is None
     client = client_context().wrap_socket(connect(house.rig.port))
     server = house.upstream.accept()
     with client, server.sock:
-        assert receive_header(server).header.tlv(proxy_tlv.AUTHORITY) is None
+        assert tlv(receive_header(server).header, proxy_tlv.AUTHORITY) is None
 
 
 def test_every_connection_has_an_id_of_its_own(house: House) -> None:
-    ids = [house.told("v2.test").header.tlv(proxy_tlv.UNIQUE_ID) for _ in range(5)]
+    ids = [tlv(house.told("v2.test").header, proxy_tlv.UNIQUE_ID) for _ in range(5)]
     assert len(set(ids)) == 5
     assert all(found and len(found) < 40 for found in ids)
 
@@ -167,15 +167,15 @@ def test_every_connection_has_an_id_of_its_own(house: House) -> None:
 def test_fingerprints_only_where_asked_for(house: House) -> None:
     context = client_context(alpn=("h2",))
     found = {name: house.told(name, context).header for name in ("prints.test", "ja4.test", "v2.test")}
-    assert found["v2.test"].tlv(proxy_tlv.JA3) is None
-    assert found["v2.test"].tlv(proxy_tlv.JA4) is None
-    assert found["ja4.test"].tlv(proxy_tlv.JA3) is None
+    assert tlv(found["v2.test"], proxy_tlv.JA3) is None
+    assert tlv(found["v2.test"], proxy_tlv.JA4) is None
+    assert tlv(found["ja4.test"], proxy_tlv.JA3) is None
     # the same library's hello for the same name, made aside
     hello = parse(SteppedClient("prints.test", context).hello())
     assert isinstance(hello, ClientHello)
-    assert found["prints.test"].tlv(proxy_tlv.JA3) == fingerprint.ja3(hello)[1].encode()
-    assert found["prints.test"].tlv(proxy_tlv.JA4) == fingerprint.ja4(hello).encode()
-    assert found["ja4.test"].tlv(proxy_tlv.JA4) == fingerprint.ja4(hello).encode()
+    assert tlv(found["prints.test"], proxy_tlv.JA3) == fingerprint.ja3(hello)[1].encode()
+    assert tlv(found["prints.test"], proxy_tlv.JA4) == fingerprint.ja4(hello).encode()
+    assert tlv(found["ja4.test"], proxy_tlv.JA4) == fingerprint.ja4(hello).encode()
 
 
 def test_passthrough_is_told_what_the_hello_says(house: House) -> None:
@@ -183,15 +183,15 @@ def test_passthrough_is_told_what_the_hello_says(house: House) -> None:
     with client.sock, server.sock:
         found = receive_header(server).header
         assert (found.source, found.destination) == addresses(client.sock)
-        assert found.tlv(proxy_tlv.AUTHORITY) == b"pass2.test"
-        assert found.tlv(proxy_tlv.UNIQUE_ID)
+        assert tlv(found, proxy_tlv.AUTHORITY) == b"pass2.test"
+        assert tlv(found, proxy_tlv.UNIQUE_ID)
         read = parse(hello)
         assert isinstance(read, ClientHello)
-        assert found.tlv(proxy_tlv.JA3) == fingerprint.ja3(read)[1].encode()
-        assert found.tlv(proxy_tlv.JA4) == fingerprint.ja4(read).encode()
+        assert tlv(found, proxy_tlv.JA3) == fingerprint.ja3(read)[1].encode()
+        assert tlv(found, proxy_tlv.JA4) == fingerprint.ja4(read).encode()
         # what is not decrypted is not vouched for
-        assert found.tlv(proxy_tlv.SSL) is None
-        assert found.tlv(proxy_tlv.ALPN) is None
+        assert tlv(found, proxy_tlv.SSL) is None
+        assert tlv(found, proxy_tlv.ALPN) is None
         assert receive_exactly(server, len(hello)) == hello
 
 
@@ -214,7 +214,7 @@ def certificates(header: Header) -> list[bytes]:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_client_certificate_comes_with_its_chain(house: House, version: ssl.TLSVersion) -> None:
     found = house.told("mutual.test", client_context(version=version, certificate=ALICE)).header
-    said = proxy_tlv.read_ssl(found.tlv(proxy_tlv.SSL) or b"")
+    said = proxy_tlv.read_ssl(tlv(found, proxy_tlv.SSL) or b"")
     assert said is not None
     assert said.common_name == b"alice"
     assert said.certificate_on_connection and said.certificate_in_session and said.verified
@@ -222,7 +222,7 @@ def test_a_client_certificate_comes_with_its_chain(house: House, version: ssl.TL
     assert len(sent) == 3
     assert certificates(found) == sent
     without = house.told("mutual.test", client_context(version=version)).header
-    said = proxy_tlv.read_ssl(without.tlv(proxy_tlv.SSL) or b"")
+    said = proxy_tlv.read_ssl(tlv(without, proxy_tlv.SSL) or b"")
     assert said is not None
     assert not (said.certificate_on_connection or said.certificate_in_session or said.verified)
     assert certificates(without) == []
@@ -246,7 +246,7 @@ def test_a_resumed_session_has_the_leaf_of_its_first_connection(
     with client, server.sock:
         found = receive_header(server).header
         assert house.rig.total(RESUMED) == before + 1
-        said = proxy_tlv.read_ssl(found.tlv(proxy_tlv.SSL) or b"")
+        said = proxy_tlv.read_ssl(tlv(found, proxy_tlv.SSL) or b"")
         assert said is not None
         assert (said.certificate_on_connection, said.certificate_in_session) == (False, True)
         assert (said.common_name, said.verified) == (b"alice", True)
@@ -287,12 +287,12 @@ def test_a_chain_that_no_header_can_hold_is_cut_to_its_leaf(house: House) -> Non
         client.sendall(b"behind it")
         found = receive_header(server)
         assert certificates(found.header) == ders(leaf.chain_pem)
-        said = proxy_tlv.read_ssl(found.header.tlv(proxy_tlv.SSL) or b"")
+        said = proxy_tlv.read_ssl(tlv(found.header, proxy_tlv.SSL) or b"")
         assert said is not None and said.common_name == b"bob"
         assert receive_exactly(server, 9) == b"behind it"
     (line,) = logged(house.process, "client_chain_cut")[-1:]
     assert (line["certificates"], line["sent"], line["level"]) == (2, 1, "warning")
-    assert line["id"] == (found.header.tlv(proxy_tlv.UNIQUE_ID) or b"").decode()
+    assert line["id"] == (tlv(found.header, proxy_tlv.UNIQUE_ID) or b"").decode()
 
 
 def test_a_leaf_that_no_header_can_hold_is_left_out(house: House) -> None:
@@ -301,7 +301,7 @@ def test_a_leaf_that_no_header_can_hold_is_left_out(house: House) -> None:
     context = client_context(version=ssl.TLSVersion.TLSv1_2, certificate=leaf)
     context.options |= ssl.OP_NO_TICKET
     found = house.told("mutual.test", context).header
-    said = proxy_tlv.read_ssl(found.tlv(proxy_tlv.SSL) or b"")
+    said = proxy_tlv.read_ssl(tlv(found, proxy_tlv.SSL) or b"")
     assert said is not None and said.common_name == b"carol" and said.verified
     assert certificates(found) == []
 

@@ -15,6 +15,7 @@ from symphony.relay import proxy_tlv
 from symphony.relay.proxy_protocol import Address, Header, encode_local, encode_v1, encode_v2, parse
 from symphony.tls.certificate_maker import Authority, make_authority, make_certificate
 from tests.support.programs import Running, free_port, program
+from tests.support.proxy_headers import tlv
 
 LIMIT_S = 20.0
 V4: tuple[Address, Address] = ("203.0.113.7", 56324), ("198.51.100.9", 443)
@@ -234,11 +235,11 @@ def test_a_version_2_header_of_haproxy(directory: Path) -> None:
             _, found, client, cipher = sender.header(client_context(certificate))
             assert (found.version, found.source) == (2, client)
             assert found.destination == ("127.0.0.1", sender.running.port)
-            assert found.tlv(proxy_tlv.ALPN) == b"h2"
-            assert found.tlv(proxy_tlv.AUTHORITY) == b"shop.example.com"
-            assert found.tlv(proxy_tlv.UNIQUE_ID) == f"connection-{client[1]}".encode()
-            assert found.tlv(proxy_tlv.CRC32C) is not None
-            said = proxy_tlv.read_ssl(found.tlv(proxy_tlv.SSL) or b"")
+            assert tlv(found, proxy_tlv.ALPN) == b"h2"
+            assert tlv(found, proxy_tlv.AUTHORITY) == b"shop.example.com"
+            assert tlv(found, proxy_tlv.UNIQUE_ID) == f"connection-{client[1]}".encode()
+            assert tlv(found, proxy_tlv.CRC32C) is not None
+            said = proxy_tlv.read_ssl(tlv(found, proxy_tlv.SSL) or b"")
             assert said is not None
             assert (said.version, said.cipher) == (b"TLSv1.3", cipher.encode())
             assert said.certificate_on_connection == bool(name)

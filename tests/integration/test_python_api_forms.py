@@ -33,7 +33,7 @@ from symphony.relay import proxy_tlv
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
 from tests.support.peers import PlainPeer
 from tests.support.ports import lasting_port
-from tests.support.proxy_headers import receive_header
+from tests.support.proxy_headers import receive_header, tlv
 from tests.support.services import Service
 from tests.support.symphony_process import running_symphony
 from tests.support.tls_client import client_context, get
@@ -158,7 +158,7 @@ async def test_a_held_connection_gets_all_that_a_route_can_say(made: MadeCertifi
                 while b"\r\n\r\n" not in request:
                     request += sock.recv(4096)
                 sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            return header.tlv(proxy_tlv.JA3), header.tlv(proxy_tlv.JA4)
+            return tlv(header, proxy_tlv.JA3), tlv(header, proxy_tlv.JA4)
 
         async with SymphonyProxy(config) as proxy:
             held: list[Suspended] = []

@@ -22,6 +22,7 @@ from symphony.messages.registry import (
 )
 from symphony.messages.sampler import CpuReport, DescribeSampler, SamplerReply, SubscribeCpu
 from tests.support.actor_process import LIMIT_S, ActorProcess, Stage
+from tests.support.loops import wait_connected
 
 NAME = "cpu-sampler"
 Target = tuple[int, int]
@@ -105,7 +106,7 @@ async def reports(
         raise AssertionError(f"no report in which {what}; the last was {seen}")
 
     try:
-        assert await client.wait_connected(LIMIT_S)
+        assert await wait_connected(client, LIMIT_S)
         assert isinstance(await client.call(SubscribeCpu("test")), CpuReport)
         yield wait_for
     finally:
@@ -203,7 +204,7 @@ async def test_describe_and_end(stage: Stage) -> None:
     client = MailboxClient(stage.mailbox(NAME), SamplerReply)
     client.start()
     try:
-        assert await client.wait_connected(LIMIT_S)
+        assert await wait_connected(client, LIMIT_S)
         assert await client.call(DescribeSampler()) == CpuReport(())
     finally:
         await client.close()

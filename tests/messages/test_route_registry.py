@@ -40,6 +40,7 @@ from symphony.messages.registry import (
 from symphony.routing.snapshot_store import SnapshotStore
 from symphony.tls.certificate_maker import make_certificate
 from tests.support.actor_process import LIMIT_S, ActorProcess, Stage
+from tests.support.loops import wait_connected
 
 NAME = "route-registry"
 
@@ -150,7 +151,7 @@ async def subscriber(site: Site) -> AsyncIterator[Subscriber]:
     subscriber = Subscriber(site.stage)
     subscriber.client.start()
     try:
-        assert await subscriber.client.wait_connected(LIMIT_S)
+        assert await wait_connected(subscriber.client, LIMIT_S)
         yield subscriber
     finally:
         await subscriber.client.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
+
+from symphony.mailbox.client import MailboxClient
 
 LIMIT_S = 20.0
 
@@ -56,3 +59,11 @@ async def eventually(condition: Callable[[], Any], what: str, limit_s: float = L
 def descriptors() -> int:
     """How many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+async def wait_connected(client: MailboxClient, timeout_s: float) -> bool:
+    """Wait until a client is connected, for so many seconds at most; return whether it is."""
+    deadline = time.monotonic() + timeout_s
+    while not client.connected and time.monotonic() < deadline:  # noqa: ASYNC110 - a client tells nobody
+        await asyncio.sleep(0.001)
+    return client.connected

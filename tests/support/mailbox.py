@@ -14,7 +14,7 @@ from symphony.mailbox.client import MailboxClient
 from symphony.mailbox.envelope import PROTOCOL_VERSION, Envelope, EnvelopeDecoder, Refused
 from symphony.mailbox.framing import FrameDecoder, encode_frame
 from symphony.mailbox.server import MailboxServer, Sender
-from tests.support.loops import LIMIT_S
+from tests.support.loops import LIMIT_S, wait_connected
 
 
 class Echo(Struct, frozen=True, array_like=True, tag=True):
@@ -112,7 +112,7 @@ async def connected(path: str) -> AsyncIterator[MailboxClient]:
     client = MailboxClient(path, Reply)
     client.start()
     try:
-        assert await client.wait_connected(LIMIT_S)
+        assert await wait_connected(client, LIMIT_S)
         yield client
     finally:
         await client.close()

@@ -46,6 +46,11 @@ def check_passed_through(client: Peer, server: Peer, sent: bytes, sending: Backg
     return header
 
 
+def tlv(header: Header, kind: int) -> bytes | None:
+    """Return the first value of that type, or None."""
+    return next((value for found, value in header.tlvs if found == kind), None)
+
+
 def addresses(sock: socket.socket) -> tuple[tuple[str, int], tuple[str, int]]:
     """A client's source and destination, as a header must name them."""
     return sock.getsockname()[:2], sock.getpeername()[:2]

@@ -25,6 +25,7 @@ from symphony.tls import library
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
 from symphony.tls.context import BaseContext, RouteContext
 from tests.support.acceptor import IDENTITY, resident_kib
+from tests.support.proxy_headers import tlv
 from tests.support.tls_client import SteppedClient, client_context
 
 ISSUER = make_authority("issuer", authority=make_authority("root"))
@@ -127,7 +128,7 @@ def test_common_names(names: list[tuple[Any, str, _ASN1Type]], found: bytes, tol
             proxy_header("proxy_protocol_v2", ("192.0.2.1", 1), ("192.0.2.2", 2), "id", None, session)
         )
         assert isinstance(header, Header)
-        said = proxy_tlv.read_ssl(header.tlv(proxy_tlv.SSL) or b"")
+        said = proxy_tlv.read_ssl(tlv(header, proxy_tlv.SSL) or b"")
         assert said is not None and said.certificate_on_connection and said.verified
         assert said.common_name == told
 

@@ -485,9 +485,7 @@ def test_kept_back_bytes_are_bounded() -> None:
 def test_requests_without_an_answer_are_bounded() -> None:
     rewriter = HeadRewriter(FIELDS)
     rewriter.feed(GET * MAX_UNANSWERED)
-    assert rewriter.unanswered == MAX_UNANSWERED
     rewriter.answer(OK * 3)
-    assert rewriter.unanswered == MAX_UNANSWERED - 3
     rewriter.feed(GET * 3)
     with pytest.raises(HttpHeadError) as caught:
         rewriter.feed(GET)

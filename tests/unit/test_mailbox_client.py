@@ -25,7 +25,7 @@ from symphony.mailbox.client import (
 )
 from symphony.mailbox.framing import encode_frame
 from symphony.mailbox.server import MailboxServer
-from tests.support.loops import LIMIT_S, eventually, on_both_loops
+from tests.support.loops import LIMIT_S, eventually, on_both_loops, wait_connected
 from tests.support.mailbox import (
     Actor,
     Big,
@@ -90,9 +90,9 @@ async def test_nobody_there(path: str) -> None:
         assert not client.connected
         with pytest.raises(MailboxDown, match="limiter"):
             await client.call(Echo("x"), LIMIT_S)
-        assert not await client.wait_connected(0.05)
+        assert not await wait_connected(client, 0.05)
         async with serving(path):
-            assert await client.wait_connected(LIMIT_S)
+            assert await wait_connected(client, LIMIT_S)
             assert await client.call(Echo("x")) == Echoed("x")
     finally:
         await client.close()
@@ -131,9 +131,9 @@ async def test_a_full_backlog_is_down_and_not_a_connection(path: str) -> None:
             await client.connect()
         assert not client.connected
         client.start()
-        assert not await client.wait_connected(0.1)
+        assert not await wait_connected(client, 0.1)
         listener.listen(10)
-        assert await client.wait_connected(LIMIT_S)
+        assert await wait_connected(client, LIMIT_S)
     finally:
         await client.close()
         for sock in (listener, *fillers):
@@ -164,21 +164,6 @@ async def test_a_request_that_is_not_answered_in_time(path: str) -> None:
         actor.gate.set()
         assert await client.call(Echo("next")) == Echoed("next")
         assert len(told) == 4
-
-
-@on_both_loops
-async def test_a_reply_that_nobody_waits_for_any_more(path: str) -> None:
-    async with serving(path) as (_, actor), connected(path) as client:
-        told: list[Any] = []
-        late: list[Any] = []
-        client.on_late = late.append
-        client.request(Wait("late"), told.append, 0.02)
-        client.request(Wait("in time"), told.append, LIMIT_S)
-        await eventually(lambda: told == [None], "the timeout")
-        actor.gate.set()
-        await eventually(lambda: late == [Echoed("late")], "the reply")
-        await eventually(lambda: told == [None, Echoed("in time")], "the other reply")
-        assert late == [Echoed("late")]
 
 
 @on_both_loops
@@ -252,7 +237,7 @@ async def test_it_is_back_after_the_server_was_restarted(path: str) -> None:
     try:
         for turn in range(1, 4):
             async with serving(path):
-                assert await client.wait_connected(LIMIT_S)
+                assert await wait_connected(client, LIMIT_S)
                 assert await client.call(Echo(str(turn))) == Echoed(str(turn))
             await eventually(lambda: not client.connected, "the loss to be seen")
             assert log == ["up", "down"] * turn
@@ -268,7 +253,7 @@ async def test_what_is_sent_from_on_up_arrives_first(path: str) -> None:
     async with serving(path) as (_, actor):
         client.start()
         try:
-            assert await client.wait_connected(LIMIT_S)
+            assert await wait_connected(client, LIMIT_S)
             await client.call(Echo("then this"))
             assert actor.seen == [Echo("subscribe"), Echo("then this")]
         finally:
@@ -443,7 +428,7 @@ def test_a_client_can_be_made_before_there_is_a_loop(path: str) -> None:
         server = MailboxServer(path, Request, Actor().handle)
         await server.start()
         client.start()
-        assert await client.wait_connected(LIMIT_S)
+        assert await wait_connected(client, LIMIT_S)
         await client.close()
         await server.close()
 

@@ -27,6 +27,7 @@ from symphony.relay.proxy_protocol import (
     parse,
     read_tlvs,
 )
+from tests.support.proxy_headers import tlv
 
 V4: tuple[Address, Address] = ("192.168.0.1", 56324), ("192.168.0.11", 443)
 V6: tuple[Address, Address] = ("2001:db8::1", 56324), ("2001:db8::2", 443)
@@ -144,8 +145,8 @@ def test_what_headers_say() -> None:
     assert header(HEADERS["v2 unix"]).destination == b"/run/b"
     assert header(HEADERS["v2 local with rubbish"]) == Header(23, 2, local=True)
     assert header(HEADERS["v2 unspecified"]) == Header(20, 2, tlvs=((0xE0, b"x"),))
-    assert header(HEADERS["v2 tcp4"]).tlv(2) == b"shop.example.com"
-    assert header(HEADERS["v2 tcp4"]).tlv(5) is None
+    assert tlv(header(HEADERS["v2 tcp4"]), 2) == b"shop.example.com"
+    assert tlv(header(HEADERS["v2 tcp4"]), 5) is None
     datagram = header(v2(0x21, 0x12, V4_BODY + b"\x04\x00\x00"))
     assert (datagram.source, datagram.tlvs) == (None, ((4, b""),))
 
@@ -232,7 +233,7 @@ def test_a_checksum_that_is_not_last() -> None:
     """HAProxy writes its checksum before other fields."""
     blank = v2(0x21, 0x11, V4_BODY + b"\x03\x00\x04" + bytes(4) + b"\x02\x00\x01a")
     made = blank.replace(b"\x03\x00\x04" + bytes(4), b"\x03\x00\x04" + struct.pack(">I", crc32c(blank)))
-    assert header(made).tlv(2) == b"a"
+    assert tlv(header(made), 2) == b"a"
 
 
 def test_fields() -> None:
@@ -250,7 +251,7 @@ def test_fields() -> None:
     assert found.tlvs[:-1] == tuple(tlvs)
     assert [kind for kind, _ in found.tlvs] == [0x01, 0x02, 0x05, 0x20, 0xE0, 0xE1, 0xE2, 0xE2, 0x03]
     assert [value for kind, value in found.tlvs if kind == proxy_tlv.CLIENT_CERTIFICATE] == [leaf, issuer]
-    read = proxy_tlv.read_ssl(found.tlv(proxy_tlv.SSL) or b"")
+    read = proxy_tlv.read_ssl(tlv(found, proxy_tlv.SSL) or b"")
     assert read == proxy_tlv.Ssl(
         b"TLSv1.3", b"TLS_AES_128_GCM_SHA256", "Jürgen".encode(), True, True, verified=True
     )
