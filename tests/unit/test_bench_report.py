@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from symphony.config.model import Config
 from symphony.protection.cidr import CidrSet, parse_list
 from symphony.tls.fingerprint import check_ja3, check_ja4
-from tools.bench import catalogue, certs, report
+from tools.bench import catalogue, certs, report, suite
+from tools.bench.__main__ import main
 from tools.bench.axes import CPU
 from tools.bench.figures import spread
 from tools.bench.outcome import Figure, Machine, Report, Target
 from tools.bench.peers import Haproxy, Hitch, Nginx, Original, Peer, Service, Stunnel, Symphony
 from tools.bench.protected import FINGERPRINTS, NETWORKS, Protected
 from tools.bench.reload import MOVED, ManyRoutes
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def _figure(peer: str, axis: str, ratio: float, **more: object) -> Figure:
@@ -130,6 +135,31 @@ def test_nothing_short_is_told_from_nothing_known(sample: Report) -> None:
     assert "Nothing: every target that was measured is met." in report.to_markdown(sample)
     sample.figures = [_figure("symphony", "both", 0.90)]
     assert "Not known: nothing that has a target was measured in this run." in report.to_markdown(sample)
+
+
+def test_what_was_left_out_has_a_heading_only_where_something_was(sample: Report) -> None:
+    assert "## Left out\n\n- stunnel: " in report.to_markdown(sample)
+    sample.missing, sample.warnings = {}, []
+    text = report.to_markdown(sample)
+    assert "Left out" not in text and "\n\n\n" not in text
+
+
+def test_the_document_says_by_which_command_it_was_made(
+    sample: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(suite, "measure", lambda *_: sample)
+    monkeypatch.setattr(suite, "choose", lambda _: suite.Field([suite.Again()], {}, None))
+    document = tmp_path / "benchmarks.md"
+    told = ["--peers", "symphony,haproxy", "--scale", "0.7", "--calibrate", "--only", "up"]
+    CliRunner().invoke(main, [*told, "--doc", str(document), "--json", str(tmp_path / "benchmarks.json")])
+    made_by = "python -m tools.bench --only up --peers symphony,haproxy --scale 0.7 --calibrate"
+    assert document.read_text().endswith(f"\n- by `{made_by}`\n")
+
+
+def test_the_stored_document_is_what_the_stored_figures_make() -> None:
+    stored = msgspec.json.decode((DOCS / "benchmarks.json").read_bytes(), type=Report)
+    images = re.findall(r"!\[\w+\]\((.*)\)", (DOCS / "benchmarks.md").read_text())
+    assert report.to_markdown(stored, images) == (DOCS / "benchmarks.md").read_text()
 
 
 def test_axes_are_chosen_by_name_and_prefix() -> None:

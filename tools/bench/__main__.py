@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ if (
 
 import click
 import msgspec
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 
@@ -62,6 +64,9 @@ _doc_file = click.option(
 )
 
 
+_SAYS_NOTHING = frozenset({"json_file", "doc_file", "plots_directory", "install_peers"})
+
+
 def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
 
@@ -90,6 +95,17 @@ def _draw(
             console.print(f"[yellow]no plots:[/yellow] {escape(str(error))}", highlight=False)
             break
     return drawn
+
+
+def _as_called(context: click.Context) -> str:
+    """The command line of this run: only what decides about the figures."""
+    words = ["python", "-m", "tools.bench"]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in _SAYS_NOTHING and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.params[name]
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join(words)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -167,6 +183,7 @@ def main(
         finished = suite.measure(chosen, field, pairs, scale, console)
     except StartFailed as error:
         raise click.ClickException(str(error)) from error
+    finished.command = _as_called(context)
     report.to_terminal(finished, console)
     _write_json(json_file, finished)
     drawings = {

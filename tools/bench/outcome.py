@@ -56,7 +56,7 @@ class Machine(Struct, kw_only=True):
 
 
 class Report(Struct, kw_only=True):
-    """A whole run."""
+    """A whole run, as `command` began it: without what only says where the report goes."""
 
     started: str
     seconds: float
@@ -67,3 +67,4 @@ class Report(Struct, kw_only=True):
     missing: dict[str, str]
     warnings: list[str]
     figures: list[Figure] = field(default_factory=list)
+    command: str = ""

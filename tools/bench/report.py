@@ -203,17 +203,18 @@ def to_markdown(report: Report, images: Sequence[str] = ()) -> str:
             lines += [table(head, rows), ""]
     for image in images:
         lines += [f"![{Path(image).stem}]({image})", ""]
-    lines += ["## Left out", ""]
-    lines += [f"- {name}: {reason}" for name, reason in report.missing.items()]
-    lines += [f"- {line}" for line in report.warnings]
+    left_out = [f"- {name}: {reason}" for name, reason in report.missing.items()]
+    left_out += [f"- {line}" for line in report.warnings]
+    if left_out:
+        lines += ["## Left out", "", *left_out, ""]
     lines += [
-        "",
         "## Machine and versions",
         "",
         f"- {machine.processor}, {machine.cores} cores, {machine.memory_mb} MB, Linux {machine.kernel}, at most "
         f"{machine.descriptors:,} descriptors per process, load average at the start {machine.load_average}",
         f"- {versions}; Python {machine.python}, {machine.openssl} in Symphony and in the client",
         f"- {report.started}, {report.pairs} pairs per figure, {report.seconds / 60:.0f} minutes",
+        *([f"- by `{report.command}`"] if report.command else []),
         "",
     ]
     return "\n".join(lines)
