@@ -18,6 +18,7 @@ from actors.runtime import Actor, Birth, CannotRun, run_actor
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.envelope import Refused
 from symphony.mailbox.server import MailboxServer, Sender
+from symphony.mailbox.socket_file import SocketFile
 from symphony.messages.admin import AdminDescription, AdminReply, AdminRequest
 from symphony.observe.telemetry import Telemetry
 
@@ -47,7 +48,7 @@ class Admin(Actor):
     def __init__(self, settings: AdminSettings, name: str) -> None:
         self._settings = settings
         self._sockets: list[socket.socket] = []
-        self._inode = 0
+        self._socket_file: SocketFile | None = None
         self._addresses: list[str] = []
         self._server: HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -83,7 +84,7 @@ class Admin(Actor):
         self._sockets.append(sock)
         sock.bind(path)
         os.chmod(path, 0o600)
-        self._inode = os.lstat(path).st_ino
+        self._socket_file = SocketFile(path)
         sock.listen(_BACKLOG)
         self._addresses.append(f"unix:{path}")
 
@@ -98,16 +99,8 @@ class Admin(Actor):
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await asyncio.wait([self._serving], timeout=max(0.0, grace - 0.5))
-        self._remove_socket()
-
-    def _remove_socket(self) -> None:
-        # One that has taken over from this may have the path by now.
-        path = self._settings.socket_path
-        try:
-            if os.lstat(path).st_ino == self._inode:
-                os.unlink(path)
-        except (FileNotFoundError, PermissionError):
-            pass  # a worker may not; its successor or the supervisor will
+        if self._socket_file is not None:
+            self._socket_file.unlink()
 
     def _answer(self, message: AdminRequest, sender: Sender) -> AdminReply:
         if not self._addresses:

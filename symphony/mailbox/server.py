@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -30,7 +28,8 @@ from symphony.mailbox.address import peer_credentials
 from symphony.mailbox.envelope import EnvelopeDecoder, EnvelopeError, Refused
 from symphony.mailbox.framing import FrameDecoder, FrameError
 from symphony.mailbox.outbox import Outbox
-from symphony.mailbox.peers import is_owner, is_worker, workers
+from symphony.mailbox.peers import is_owner, is_worker
+from symphony.mailbox.socket_file import SocketFile, bind_socket
 
 MAX_IN_FLIGHT = 1024
 _BACKLOG = 1024
@@ -105,7 +104,7 @@ class MailboxServer:
         self._server: asyncio.AbstractServer | None = None
         self._nobody = asyncio.Event()
         self._nobody.set()
-        self._inode = (0, 0)
+        self._file: SocketFile | None = None
         self._foreign_logged = float("-inf")
 
     @property
@@ -137,9 +136,8 @@ class MailboxServer:
         :raises OSError: it cannot be bound, or what stands at `path` is no socket.
         """
         if self._sock is None:
-            self._sock = _bind(self.path, bool(self.from_workers))
-            found = os.lstat(self.path)
-            self._inode = (found.st_dev, found.st_ino)
+            self._sock = bind_socket(self.path, for_workers=bool(self.from_workers))
+            self._file = SocketFile(self.path)
 
     async def close(self) -> None:
         """Stop listening, cancel handlers, send what is still to be sent (for a second at most), and disconnect."""
@@ -185,13 +183,8 @@ class MailboxServer:
             log.warning("%s: process %d of user %d refused", self.path, pid, uid)
 
     def _unlink(self) -> None:
-        # A successor may have bound the path already: its socket must stay.
-        try:
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == self._inode:
-                os.unlink(self.path)
-        except (FileNotFoundError, PermissionError):
-            pass  # a worker may not; its successor or the supervisor will
+        if self._file is not None:
+            self._file.unlink()
 
 
 class _Connection(asyncio.Protocol):
@@ -353,27 +346,3 @@ class _Connection(asyncio.Protocol):
         self.waiting.clear()
         log.warning("%s: process %d cut off: %s", self._server.path, self._sender.pid, reason)
         self._transport.abort()
-
-
-def _bind(path: str, for_workers: bool) -> socket.socket:
-    """Return a socket bound to `path` that only its owner may connect to, and workers where it is `for_workers`."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(f"{path}: is not a socket, not replaced")
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # On Linux bind() gives the file the mode of the socket: at no moment is it open to others.
-        os.fchmod(sock.fileno(), 0o600)
-        sock.bind(path)
-        others = workers()
-        if for_workers and others is not None and others.owner == os.geteuid():
-            os.chown(path, -1, others.gid)
-            os.chmod(path, 0o660)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
