@@ -1,9 +1,6 @@
 """The sending side of a mailbox: one connection that repairs itself, with casts, requests and calls on it.
 
-Theory: while the connection stands, every request has an id in one table of callbacks; whatever ends the request
-(reply, deadline, loss of the connection) takes it out of the table, and what is not in the table is not answered a
-second time. Deadlines cost no timer each: a request is noted under the 2 ms tick in which it becomes late, and
-one timer, which runs only while requests are pending, goes through the ticks in order.
+What has been asked for and is not answered yet is in :class:`symphony.mailbox.pending.PendingRequests`.
 """
 
 from __future__ import annotations
@@ -23,17 +20,14 @@ from symphony.mailbox.envelope import EnvelopeDecoder, EnvelopeError, Refused
 from symphony.mailbox.framing import FrameDecoder, FrameError
 from symphony.mailbox.outbox import Outbox
 from symphony.mailbox.peers import may_serve
+from symphony.mailbox.pending import Callback, PendingRequests
 
 FIRST_BACK_OFF_S = 0.010
 LONGEST_BACK_OFF_S = 0.5
 OUTBOUND_LIMIT = 4 << 20
-_TICKS_PER_S = 500
-_TICK_S = 1 / _TICKS_PER_S
 _CLOSE_WITHIN_S = 1.0
 
 log = logging.getLogger(__name__)
-
-Callback = Callable[[Any], None]
 
 
 class MailboxError(Exception):
@@ -80,10 +74,7 @@ class MailboxClient:
         self._keeper: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[Any] | None = None
         self._last_id = 0
-        self._pending: dict[int, Callback] = {}
-        self._due: dict[int, list[int]] = {}
-        self._swept = 0
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._pending = PendingRequests(self._give_nothing)
         self._complaint = ""
 
     @property
@@ -107,7 +98,7 @@ class MailboxClient:
         if self._opening is not None:
             await asyncio.wait([self._opening])
         link, self._link = self._link, None
-        self._end_pending()
+        self._pending.end_all()
         if link is not None:
             await link.close()
 
@@ -133,16 +124,7 @@ class MailboxClient:
         if not link.outbox.post(id, deadline, message):
             self._give(callback, None)
             return
-        self._pending[id] = callback
-        if self._sweeper is None:
-            self._swept = int(now * _TICKS_PER_S)
-            self._sweeper = link.loop.call_later(_TICK_S, self._sweep)
-        tick = max(int(deadline * _TICKS_PER_S), self._swept) + 1
-        due = self._due.get(tick)
-        if due is None:
-            self._due[tick] = [id]
-        else:
-            due.append(id)
+        self._pending.add(link.loop, id, callback, now, deadline)
 
     async def call(self, message: Struct, timeout_s: float = 5.0) -> Any:
         """Send `message` and return its reply.
@@ -230,13 +212,13 @@ class MailboxClient:
         if self._link is not link:
             return
         self._link = None
-        self._end_pending()
+        self._pending.end_all()
         if self.on_down is not None:
             self._run(self.on_down)
 
     def _received(self, id: int, message: Any) -> None:
         if id:
-            callback = self._pending.pop(id, None)
+            callback = self._pending.take(id, None)
             if callback is not None:
                 self._give(callback, message)
         elif self.on_push is not None:
@@ -248,31 +230,8 @@ class MailboxClient:
             self._complaint = text
             log.error("%s: %s", self.name, text)
 
-    def _sweep(self) -> None:
-        """Give None to what has become late, in the order of its ticks."""
-        now = int(time.monotonic() * _TICKS_PER_S)
-        while self._swept < now and self._due:
-            self._swept += 1
-            for id in self._due.pop(self._swept, ()):
-                callback = self._pending.pop(id, None)
-                if callback is not None:
-                    self._give(callback, None)
-        self._swept = max(self._swept, now)
-        link = self._link
-        if self._pending and link is not None:
-            self._sweeper = link.loop.call_later(_TICK_S, self._sweep)
-        else:
-            self._due.clear()
-            self._sweeper = None
-
-    def _end_pending(self) -> None:
-        pending, self._pending = self._pending, {}
-        self._due.clear()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
-        for callback in pending.values():
-            self._give(callback, None)
+    def _give_nothing(self, callback: Callback) -> None:
+        self._give(callback, None)
 
     def _give(self, callback: Callback, message: Any) -> None:
         try:
