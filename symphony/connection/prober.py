@@ -129,6 +129,8 @@ class Prober:
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 with await self._connect(target) as sock:
+                    if target.header:
+                        await self._loop.sock_sendall(sock, target.header)
                     if target.settings.tls:
                         await self._shake_hands(sock, target.server_name)
         except TimeoutError:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from symphony.config.model import HealthCheck, TcpUpstream, Upstream
+from symphony.config.model import HealthCheck, SourceAddressHeader, TcpUpstream, Upstream
+from symphony.relay.proxy_protocol import encode_local, encode_v1
 from symphony.routing.upstream import UpstreamRecord, UpstreamSlot
 
 _SLACK_MS = 200
@@ -19,17 +20,28 @@ _SPREAD_FIRST_MS = 1000
 
 
 class CheckTarget(NamedTuple):
-    """An upstream that is checked. `server_name` is sent in a TLS handshake, "" for none."""
+    """An upstream that is checked.
+
+    `server_name` is sent in a TLS handshake, "" for none, and `header` in front of everything.
+    """
 
     upstream: Upstream
     record: UpstreamRecord
     settings: HealthCheck
     server_name: str
+    header: bytes = b""
 
 
-def check_target(route: str, slot: UpstreamSlot, settings: HealthCheck) -> CheckTarget:
-    """How to check an upstream of the route `route`."""
-    return CheckTarget(slot.upstream, slot.record, settings, _server_name(route, slot.upstream))
+# An upstream that expects a header refuses whoever sends none. These name no client: the proxy speaks for itself.
+_OWN_HEADERS = {"proxy_protocol": encode_v1(None, None), "proxy_protocol_v2": encode_local()}
+
+
+def check_target(
+    route: str, slot: UpstreamSlot, settings: HealthCheck, source_address_header: SourceAddressHeader = "none"
+) -> CheckTarget:
+    """How to check an upstream of the route `route`, which tells its upstreams of clients in that way."""
+    header = _OWN_HEADERS.get(source_address_header, b"")
+    return CheckTarget(slot.upstream, slot.record, settings, _server_name(route, slot.upstream), header)
 
 
 def _server_name(route: str, upstream: Upstream) -> str:

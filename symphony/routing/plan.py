@@ -212,7 +212,8 @@ class Planner:
             record = self._records.record(name, entry.number)
             for slot in _slots(balancer, http2_balancer):
                 if slot.upstream.health_check is not None:
-                    target = check_target(name, slot, slot.upstream.health_check)
+                    settings = slot.upstream.health_check
+                    target = check_target(name, slot, settings, entry.source_address_header)
                     checks.setdefault(target.record.key, target)
             suspension = suspension_of(entry, snapshot)
             planned = PlannedRoute(entry, balancer, chosen, suspension, record, http2_balancer)

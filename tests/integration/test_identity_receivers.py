@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config.model import SourceAddressHeader, TcpUpstream
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
+from tests.support.probing import QUICK_TLS, Probing
 from tests.support.programs import STREAM_MODULE, Running, free_port, program
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 
@@ -205,6 +207,17 @@ def get(sock: ssl.SSLSocket, path: str = "/", *, close: bool = True) -> str:
     while len(body) < int(fields[b"content-length"]):
         body += sock.recv(65536)
     return body.decode()
+
+
+@pytest.mark.parametrize(
+    ("header", "state"), [("proxy_protocol", "up"), ("proxy_protocol_v2", "up"), ("none", "down")]
+)
+async def test_health_checks_of_nginx_that_expects_a_header(
+    nginx: Nginx, header: SourceAddressHeader, state: str
+) -> None:
+    upstream = TcpUpstream(host="127.0.0.1", port=nginx.tls)
+    async with Probing((upstream, QUICK_TLS), header=header) as probing:
+        await probing.until(state)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -9,81 +9,21 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from symphony.config.model import HealthCheck, TcpUpstream, UdsUpstream, Upstream
-from symphony.connection.prober import Prober
-from symphony.connection.resolver import Address, Resolver
+from symphony.config.model import HealthCheck, SourceAddressHeader, TcpUpstream, UdsUpstream, Upstream
 from symphony.observe.counters import CounterPage
 from symphony.routing.checks import CheckTarget, Shifts, check_target
 from symphony.routing.pool import UpstreamPool
 from symphony.tls.certificate_maker import make_certificate
+from tests.support.probing import QUICK, QUICK_TLS, Probing
 
-QUICK = HealthCheck(interval_ms=100, timeout_ms=400, rise=1, fall=1)
-QUICK_TLS = HealthCheck(interval_ms=100, timeout_ms=2000, rise=1, fall=1, tls=True)
 LIMIT_S = 10.0
-
-
-class Names(Resolver):
-    """Knows one name, with what addresses the test says; it may also never answer."""
-
-    __slots__ = ("known",)
-
-    def addresses(self, host: str, port: int, callback: Callable[[Sequence[Address]], None]) -> bool:
-        if host == "silent.test":
-            return False
-        if host == "known.test":
-            callback([(family, (address, port)) for family, address in self.known])
-            return True
-        return super().addresses(host, port, callback)
-
-
-class Probing:
-    """A prober with some targets, and what it has found out."""
-
-    def __init__(self, *targets: tuple[Upstream, HealthCheck], route: str = "") -> None:
-        loop = asyncio.get_running_loop()
-        self.pages = [CounterPage([])]
-        self.pool = UpstreamPool([self.pages[0].upstreams])
-        self.names = Names(loop)
-        self.names.known = ()
-        self.prober = Prober(loop, self.pool, self.names, 0, 1)
-        self.slots = [self.pool.slot(upstream, number) for number, (upstream, _) in enumerate(targets)]
-        self.targets = {
-            slot.upstream.label: check_target(route, slot, settings)
-            for slot, (_, settings) in zip(self.slots, targets, strict=True)
-        }
-
-    async def until(self, *states: str) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while [slot.record.health.state for slot in self.slots] != list(states) or not all(
-            slot.record.last_check()[1] for slot in self.slots
-        ):
-            assert time.monotonic() < deadline, [slot.record.health.state for slot in self.slots]
-            await asyncio.sleep(0.01)
-
-    async def reason(self) -> str:
-        """Why the only target is down."""
-        with capture_logs() as lines:
-            await self.until("down")
-        (line,) = [line for line in lines if line["event"] == "upstream_down"]
-        because: str = line["because"]
-        return because
-
-    async def __aenter__(self) -> Probing:
-        self.prober.start()
-        self.prober.follow(self.targets)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.prober.stop()
-        await asyncio.sleep(0)
-        self.names.close()
 
 
 @contextmanager
@@ -206,6 +146,51 @@ async def test_tls_handshake_is_a_real_one(tmp_path: Path) -> None:
             probing.names.known = ((socket.AF_INET, "127.0.0.1"),)
             await probing.until("up")
         assert "known.test" in service.names
+
+
+HEADERS = {
+    "proxy_protocol": b"PROXY UNKNOWN\r\n",
+    "proxy_protocol_v2": b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+async def test_a_header_that_names_nobody_goes_first(kind: SourceAddressHeader) -> None:
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.put_nowait(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        upstream = TcpUpstream(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+        async with Probing((upstream, QUICK), header=kind) as probing:
+            await probing.until("up")
+            assert await asyncio.wait_for(got.get(), LIMIT_S) == HEADERS[kind]
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+async def test_tls_begins_behind_the_header(kind: SourceAddressHeader, tmp_path: Path) -> None:
+    service = TlsService(tmp_path)
+
+    async def move(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError), closing(writer):  # the last check may be cut off in the middle
+            while data := await reader.read(65536):
+                writer.write(data)
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(len(HEADERS[kind])) == HEADERS[kind]
+        behind = await asyncio.open_connection("127.0.0.1", inner.sockets[0].getsockname()[1])
+        await asyncio.gather(move(reader, behind[1]), move(behind[0], writer))
+
+    async with (
+        await service.start() as inner,
+        await asyncio.start_server(take, "127.0.0.1", 0) as server,
+    ):
+        upstream = TcpUpstream(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+        async with Probing((upstream, QUICK_TLS), route="tls.test", header=kind) as probing:
+            await probing.until("up")
+        assert set(service.names) == {"tls.test"}
 
 
 async def test_whoever_speaks_no_tls_is_not_well() -> None:
