@@ -17,7 +17,7 @@ import pytest
 from symphony.config.model import SourceAddressHeader, TcpUpstream
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
 from tests.support.probing import QUICK_TLS, Probing
-from tests.support.programs import STREAM_MODULE, Running, free_port, program
+from tests.support.programs import STREAM_MODULE, Running, free_port, haproxy_that_tells, program
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 
 LIMIT_S = 20.0
@@ -89,25 +89,6 @@ stream {{
         self.running = Running(directory, command, self.http)
 
 
-class Haproxy:
-    """HAProxy that says what it has read in the header."""
-
-    def __init__(self, directory: Path) -> None:
-        path, self.port = program("haproxy"), free_port()
-        said = "%[src] %[src_port] %[dst] %[dst_port] %[fc_rcvd_proxy] %[fc_pp_authority] %[fc_pp_unique_id]"
-        (directory / "haproxy.cfg").write_text(f"""
-defaults
-    mode http
-    timeout client 10s
-    timeout connect 10s
-    timeout server 10s
-frontend receiver
-    bind 127.0.0.1:{self.port} accept-proxy
-    http-request return status 200 content-type text/plain lf-string "{said}"
-""")
-        self.running = Running(directory, [path, "-db", "-f", str(directory / "haproxy.cfg")], self.port)
-
-
 @pytest.fixture(scope="module")
 def nginx(directory: Path) -> Iterator[Nginx]:
     started = Nginx(directory)
@@ -116,10 +97,10 @@ def nginx(directory: Path) -> Iterator[Nginx]:
 
 
 @pytest.fixture(scope="module")
-def haproxy(directory: Path) -> Iterator[Haproxy]:
-    started = Haproxy(directory)
+def haproxy(directory: Path) -> Iterator[Running]:
+    started = haproxy_that_tells(directory)
     yield started
-    started.running.stop()
+    started.stop()
 
 
 def route(name: str, header: str, upstream: str, *more: str) -> str:
@@ -140,7 +121,7 @@ def tcp(port: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def symphony(nginx: Nginx, haproxy: Haproxy) -> Iterator[SymphonyProcess]:
+def symphony(nginx: Nginx, haproxy: Running) -> Iterator[SymphonyProcess]:
     prints = 'forward_fingerprint = ["ja3", "ja4"]'
     config = "\n".join(
         [

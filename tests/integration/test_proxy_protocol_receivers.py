@@ -14,7 +14,7 @@ import pytest
 from symphony.relay import proxy_tlv
 from symphony.relay.proxy_protocol import Address, Header, encode_local, encode_v1, encode_v2, parse
 from symphony.tls.certificate_maker import Authority, make_authority, make_certificate
-from tests.support.programs import Running, free_port, program
+from tests.support.programs import Running, free_port, haproxy_that_tells, program
 from tests.support.proxy_headers import tlv
 
 LIMIT_S = 20.0
@@ -64,19 +64,7 @@ http {{
 
 @pytest.fixture
 def haproxy(directory: Path) -> Iterator[Running]:
-    path, port = program("haproxy"), free_port()
-    (directory / "haproxy.cfg").write_text(f"""
-defaults
-    mode http
-    timeout client 10s
-    timeout connect 10s
-    timeout server 10s
-frontend receiver
-    bind 127.0.0.1:{port} accept-proxy
-    http-request return status 200 content-type text/plain lf-string \
-"%[src] %[src_port] %[dst] %[dst_port] %[fc_rcvd_proxy] %[fc_pp_authority] %[fc_pp_unique_id]"
-""")
-    running = Running(directory, [path, "-db", "-f", str(directory / "haproxy.cfg")], port)
+    running = haproxy_that_tells(directory)
     yield running
     running.stop()
 

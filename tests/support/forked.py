@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
+import socket
+import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+from symphony.config.model import UdsUpstream
 from tests.support.loops import eventually
 
 
@@ -60,3 +64,33 @@ def end(pid: int) -> None:
     """Kill a child, and wait for it."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+class ForkedService:
+    """Has a process of its own `serve` what connects to a Unix socket, until it is closed."""
+
+    def __init__(self, serve: Callable[[socket.socket], None], backlog: int) -> None:
+        self._directory = tempfile.mkdtemp(prefix="sy", dir="/tmp")
+        self.path = os.path.join(self._directory, "up")
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self.path)
+        listening.listen(backlog)
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_DFL)
+                serve(listening)
+            finally:
+                os._exit(0)
+        listening.close()
+
+    @property
+    def upstream(self) -> UdsUpstream:
+        """As a route names it."""
+        return UdsUpstream(path=self.path)
+
+    def close(self) -> None:
+        """End the process and remove the socket."""
+        end(self._pid)
+        shutil.rmtree(self._directory)

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import selectors
-import shutil
-import signal
 import socket
-import tempfile
 
-from symphony.config.model import UdsUpstream
+from tests.support.forked import ForkedService
 
 
-class Greeter:
+class Greeter(ForkedService):
     """Listens on a Unix socket until it is closed."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.mkdtemp(prefix="sy", dir="/tmp")
-        self.path = os.path.join(self._directory, "up")
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(self.path)
-        listening.listen(1024)
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    signal.signal(number, signal.SIG_DFL)
-                _serve(listening)
-            finally:
-                os._exit(0)
-        listening.close()
-
-    @property
-    def upstream(self) -> UdsUpstream:
-        """As a route names it."""
-        return UdsUpstream(path=self.path)
-
-    def close(self) -> None:
-        """End the process and remove the socket."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        shutil.rmtree(self._directory)
+        super().__init__(_serve, 1024)
 
 
 def _serve(listening: socket.socket) -> None:

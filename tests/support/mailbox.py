@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from symphony.mailbox.address import RuntimeLock, prepare_runtime_dir
 from symphony.mailbox.client import MailboxClient
 from symphony.mailbox.envelope import PROTOCOL_VERSION, Envelope, EnvelopeDecoder, Refused
 from symphony.mailbox.framing import FrameDecoder, encode_frame
 from symphony.mailbox.server import MailboxServer, Sender
 from tests.support.loops import LIMIT_S, wait_connected
+
+
+@contextmanager
+def socket_path() -> Iterator[str]:
+    """Where a mailbox may be, in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="sy", dir="/tmp") as directory:
+        yield os.path.join(directory, "actor.sock")
+
+
+@contextmanager
+def live_runtime_dir() -> Iterator[str]:
+    """The runtime directory of an instance that runs, as far as its lock tells."""
+    with tempfile.TemporaryDirectory(prefix="sy", dir="/tmp") as base:
+        path = os.path.join(base, "run")
+        prepare_runtime_dir(path)
+        lock = RuntimeLock(path)
+        lock.acquire()
+        try:
+            yield path
+        finally:
+            lock.release()
 
 
 class Echo(Struct, frozen=True, array_like=True, tag=True):

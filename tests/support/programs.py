@@ -61,3 +61,20 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(LIMIT_S)
+
+
+def haproxy_that_tells(directory: Path) -> Running:
+    """HAProxy, which answers requests with what it has read in the PROXY header."""
+    path, port = program("haproxy"), free_port()
+    said = "%[src] %[src_port] %[dst] %[dst_port] %[fc_rcvd_proxy] %[fc_pp_authority] %[fc_pp_unique_id]"
+    (directory / "haproxy.cfg").write_text(f"""
+defaults
+    mode http
+    timeout client 10s
+    timeout connect 10s
+    timeout server 10s
+frontend receiver
+    bind 127.0.0.1:{port} accept-proxy
+    http-request return status 200 content-type text/plain lf-string "{said}"
+""")
+    return Running(directory, [path, "-db", "-f", str(directory / "haproxy.cfg")], port)

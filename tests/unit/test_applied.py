@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,27 +16,21 @@ from symphony.api.applied import wait_applied
 from symphony.api.names import CONTROL, REGISTRY
 from symphony.cli.main import main
 from symphony.config.problem import Problem
-from symphony.mailbox.address import RuntimeLock, mailbox_path, prepare_runtime_dir
+from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxError
 from symphony.mailbox.server import MailboxServer, Sender
 from symphony.messages.control import ControlRequest, ReloadService, ServiceReloaded
 from symphony.messages.registry import AppliedBy, AwaitApplied, ListenersKept, RegistryRequest
 from tests.support.loops import LIMIT_S, eventually, on_both_loops
+from tests.support.mailbox import live_runtime_dir
 
 NAMES = ("acceptor-0", "acceptor-1")
 
 
 @pytest.fixture
 def runtime_dir() -> Iterator[str]:
-    """Of an instance that runs, as far as its lock tells."""
-    base = tempfile.mkdtemp(prefix="sy", dir="/tmp")
-    path = os.path.join(base, "run")
-    prepare_runtime_dir(path)
-    lock = RuntimeLock(path)
-    lock.acquire()
-    yield path
-    lock.release()
-    shutil.rmtree(base)
+    with live_runtime_dir() as path:
+        yield path
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
@@ -14,25 +13,19 @@ import pytest
 
 import symphony.api.events
 from symphony.api.events import EventFeed, SubscriberTooSlow, Subscription
-from symphony.mailbox.address import RuntimeLock, prepare_runtime_dir
+from symphony.mailbox.address import RuntimeLock
 from symphony.messages.events import Blocked, Event, Released, Suspended
 from tests.support.acceptor_stand_in import PAGE, AcceptorStandIn, suspended
 from tests.support.loops import eventually, on_both_loops
+from tests.support.mailbox import live_runtime_dir
 
 BLOCKED = Blocked("127.0.0.1:443", "192.0.2.1", "rate_limited", "", "", "", 0)
 
 
 @pytest.fixture
 def runtime_dir() -> Iterator[str]:
-    """Of an instance that runs, as far as its lock tells."""
-    base = tempfile.mkdtemp(prefix="sy", dir="/tmp")
-    path = os.path.join(base, "run")
-    prepare_runtime_dir(path)
-    lock = RuntimeLock(path)
-    lock.acquire()
-    yield path
-    lock.release()
-    shutil.rmtree(base)
+    with live_runtime_dir() as path:
+        yield path
 
 
 @pytest.fixture(autouse=True)

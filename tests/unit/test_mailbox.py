@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -32,14 +30,14 @@ from tests.support.mailbox import (
     connected,
     raw_peer,
     serving,
+    socket_path,
 )
 
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    directory = tempfile.mkdtemp(prefix="sy", dir="/tmp")
-    yield os.path.join(directory, "actor.sock")
-    shutil.rmtree(directory)
+    with socket_path() as path:
+        yield path
 
 
 def exists(path: str) -> bool:

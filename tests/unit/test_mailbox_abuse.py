@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import socket
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +17,18 @@ from symphony.mailbox.client import MailboxClient, MailboxDown, ask
 from symphony.mailbox.framing import encode_frame
 from tests.support.forked import exit_code
 from tests.support.loops import LIMIT_S, descriptors, eventually, on_both_loops
-from tests.support.mailbox import Big, Echo, Echoed, RawPeer, Reply, Wait, connected, raw_peer, serving
+from tests.support.mailbox import (
+    Big,
+    Echo,
+    Echoed,
+    RawPeer,
+    Reply,
+    Wait,
+    connected,
+    raw_peer,
+    serving,
+    socket_path,
+)
 
 NOBODY = 65534
 MAX_FRAME = 4096
@@ -28,9 +37,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    directory = tempfile.mkdtemp(prefix="sy", dir="/tmp")
-    yield os.path.join(directory, "actor.sock")
-    shutil.rmtree(directory)
+    with socket_path() as path:
+        yield path
 
 
 def as_nobody(action: Callable[[], int]) -> int:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -38,14 +35,14 @@ from tests.support.mailbox import (
     Wait,
     connected,
     serving,
+    socket_path,
 )
 
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    directory = tempfile.mkdtemp(prefix="sy", dir="/tmp")
-    yield os.path.join(directory, "actor.sock")
-    shutil.rmtree(directory)
+    with socket_path() as path:
+        yield path
 
 
 @asynccontextmanager
