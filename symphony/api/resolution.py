@@ -26,33 +26,7 @@ from symphony.messages.held import HeldRoute
 from symphony.watch.files import Sightings
 
 
-class ResolveRoute(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where a held connection is to go; what is left out is as the suspended route says.
-
-    The certificate is `cert`, or `cert_chain` with `private_key`; PEM may be text or bytes. `mtls` stands in the place
-    of what the route or its listener says of client certificates; without it, that holds for any certificate.
-    """
-
-    upstreams: tuple[Upstream, ...] = ()
-    terminate_tls: bool | None = None
-    cert: Certificate | None = None
-    cert_chain: str | bytes | None = None
-    private_key: str | bytes | None = None
-    mtls: MutualTls | None = None
-    http2: bool | None = None
-    source_address_header: SourceAddressHeader | None = None
-    forward_fingerprint: tuple[Fingerprint, ...] | None = None
-
-    def __repr__(self) -> str:
-        """Print no key."""
-        return f"ResolveRoute(upstreams={self.upstreams!r}, terminate_tls={self.terminate_tls!r})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Replace Struct's own, which would put a key into a rich traceback."""
-        return [("upstreams", self.upstreams), ("terminate_tls", self.terminate_tls)]
-
-
-class _Said(Struct, forbid_unknown_fields=True):
+class _Decision(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The keys of a :class:`ResolveRoute` in which a certificate is in one place."""
 
     upstreams: tuple[Upstream, ...] = ()
@@ -65,7 +39,22 @@ class _Said(Struct, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         """Print no key."""
-        return f"_Said({self.upstreams!r})"
+        return f"{type(self).__name__}(upstreams={self.upstreams!r}, terminate_tls={self.terminate_tls!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Replace Struct's own, which would put a key into a rich traceback."""
+        return [("upstreams", self.upstreams), ("terminate_tls", self.terminate_tls)]
+
+
+class ResolveRoute(_Decision, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a held connection is to go; what is left out is as the suspended route says.
+
+    The certificate is `cert`, or `cert_chain` with `private_key`; PEM may be text or bytes. `mtls` stands in the place
+    of what the route or its listener says of client certificates; without it, that holds for any certificate.
+    """
+
+    cert_chain: str | bytes | None = None
+    private_key: str | bytes | None = None
 
 
 RouteLike: TypeAlias = ResolveRoute | Route | Mapping[str, Any]
@@ -81,7 +70,7 @@ def held_route(route: RouteLike) -> HeldRoute:
     pair = {key: given.pop(key) for key in ("cert_chain", "private_key") if key in given}
     if pair:
         given.setdefault("cert", pair)
-    said, problems = convert(given, _Said)
+    said, problems = convert(given, _Decision)
     if said is None:
         raise ConfigError("", problems)
     directory = os.getcwd()
