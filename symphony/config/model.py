@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+_DAY_MS = 86_400_000
+"""The longest time that can be asked for."""
+
 SourceAddressHeader = Literal["none", "proxy_protocol", "proxy_protocol_v2", "x_forwarded_for"]
 Fingerprint = Literal["ja3", "ja4"]
-Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+Milliseconds = Annotated[int, Meta(ge=0, le=_DAY_MS)]
 UpstreamMode = Literal["ready", "drain", "down"]
 """What an operator says of an upstream: use it as it fares, give it no new connections, or take it for unhealthy."""
 Balance = Literal["least_connections", "round_robin", "random", "ip_hash"]
@@ -56,10 +59,10 @@ class HealthCheck(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True,
     """Connections that are made only to see whether an upstream takes them."""
 
     interval_ms: Annotated[
-        int, Meta(ge=100, le=86_400_000, description="From the end of one check to the next.")
+        int, Meta(ge=100, le=_DAY_MS, description="From the end of one check to the next.")
     ] = 5000
     timeout_ms: Annotated[
-        int, Meta(ge=1, le=86_400_000, description="A check that takes longer has failed.")
+        int, Meta(ge=1, le=_DAY_MS, description="A check that takes longer has failed.")
     ] = 2000
     rise: Annotated[int, Meta(ge=1, le=100, description="Good checks in a row that bring it back.")] = 2
     fall: Annotated[int, Meta(ge=1, le=100, description="Failed checks in a row that put it out.")] = 3
@@ -71,7 +74,7 @@ class HealthCheck(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True,
 class _Upstream(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What all kinds of upstreams have."""
 
-    connect_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 5000
+    connect_timeout_ms: Annotated[int, Meta(ge=1, le=_DAY_MS)] = 5000
     weight: Annotated[
         int, Meta(ge=1, le=1000, description="Its share of the connections, beside the others'.")
     ] = 1
@@ -79,14 +82,14 @@ class _Upstream(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
         int, Meta(ge=0, le=1000, description="Failed connections that put it out for a while; 0 = never.")
     ] = 3
     fail_timeout_ms: Annotated[
-        int, Meta(ge=100, le=86_400_000, description="Within which they count, and for how long it is out.")
+        int, Meta(ge=100, le=_DAY_MS, description="Within which they count, and for how long it is out.")
     ] = 10000
     ip_affinity: Annotated[
         bool,
         Meta(description="A client's address stays with its upstream; taken from the first entry of a list."),
     ] = False
     ip_affinity_ttl_ms: Annotated[
-        int, Meta(ge=1000, le=86_400_000, description="How long that is remembered without a connection.")
+        int, Meta(ge=1000, le=_DAY_MS, description="How long that is remembered without a connection.")
     ] = 300_000
     health_check: Annotated[
         HealthCheck | None, Meta(description="Look by itself whether it takes connections.")
@@ -166,7 +169,7 @@ class PenaltyBox(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     """Where a source address goes that exceeds a rate."""
 
     duration_ms: Annotated[
-        int, Meta(ge=1, le=86_400_000, description="How long it is refused after it last exceeded a rate.")
+        int, Meta(ge=1, le=_DAY_MS, description="How long it is refused after it last exceeded a rate.")
     ] = 600_000
 
 
@@ -174,7 +177,7 @@ class Protection(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     """What a listener does against clients that mean harm or do not behave."""
 
     tls_handshake_timeout_ms: Annotated[
-        int, Meta(ge=1, le=86_400_000, description="From accept to the end of the TLS handshake.")
+        int, Meta(ge=1, le=_DAY_MS, description="From accept to the end of the TLS handshake.")
     ] = 10000
     allowlist: Annotated[
         tuple[str, ...], Meta(description="Networks that skip every other check; `@file` reads lines.")
@@ -292,7 +295,7 @@ class Route(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_
         Meta(description="Hold each connection until somebody says where it goes; the rest are defaults."),
     ] = False
     suspend_timeout_ms: Annotated[
-        int, Meta(ge=1, le=86_400_000, description="A connection held for so long is reset.")
+        int, Meta(ge=1, le=_DAY_MS, description="A connection held for so long is reset.")
     ] = 30000
 
 
