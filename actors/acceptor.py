@@ -16,18 +16,18 @@ from typing import Any
 
 from structlog import get_logger
 
-from actors.runtime import Actor, Birth, CannotRun, run_actor
-from symphony.config.snapshot import Snapshot
-from symphony.connection import listener_drain
-from symphony.connection.accepting import CONNECTION_KINDS, AcceptLoop
-from symphony.connection.adoption import ADOPT_AFTER_S, Neighbourhood
+from actors.runtime import Actor, Birth, run_actor
+from actors.snapshot_feed import SnapshotFeed
+from symphony.connection.accepting import CONNECTION_KINDS
+from symphony.connection.describe import describe_acceptor, describe_records
 from symphony.connection.housekeeping import GarbageClock
 from symphony.connection.ledger import Ledger
+from symphony.connection.listening import ListeningSockets
 from symphony.connection.prober import Prober
 from symphony.connection.resolution import Resolutions
 from symphony.connection.state import ListenerSeat, ServingState
-from symphony.connection.tenure import Stage, Tenure
-from symphony.host.descriptors import in_use, limit, room_for_connections
+from symphony.connection.tenure import Tenure
+from symphony.host.descriptors import room_for_connections
 from symphony.mailbox.address import mailbox_path
 from symphony.mailbox.client import MailboxClient
 from symphony.mailbox.envelope import Refused
@@ -39,21 +39,15 @@ from symphony.messages.acceptor import (
     DescribeAcceptor,
     LeaveListener,
     ListenerHeeded,
-    ListenerTotals,
     ServeListener,
 )
 from symphony.messages.events import EventsSubscribed, SubscribeEvents
 from symphony.messages.held import ListHeld, ResolveHeld
 from symphony.messages.limiter import LimiterReply
-from symphony.messages.registry import RegistryReply, RoutesPublished, SnapshotApplied, SubscribeRoutes
 from symphony.messages.sampler import CpuReport, SamplerReply, SubscribeCpu
 from symphony.messages.totals import DescribeRecords, RecordsDescription
 from symphony.messages.upstreams import DescribeUpstreams
 from symphony.observe.counters import (
-    ACCEPTED,
-    ACTIVE,
-    BYTES_DOWN,
-    BYTES_UP,
     DECIDED_ALONE,
     ROUTE_DECIDED_ALONE,
     ROUTE_DENIED,
@@ -62,24 +56,17 @@ from symphony.observe.counters import (
 from symphony.observe.events import EventHub
 from symphony.observe.reasons import Reason
 from symphony.observe.record_area import RecordArea
-from symphony.observe.record_reader import read_records
 from symphony.protection.hold_cells import Holds
 from symphony.protection.limiter import RouteLimiter
 from symphony.protection.source_gate import SourceGate
 from symphony.protection.source_store import SourceStore
 from symphony.protection.sources import SourceTable
 from symphony.relay.host import RelayHost, owner_of
-from symphony.relay.sockets import shut_reading
 from symphony.routing.affinity import AffinityTable
 from symphony.routing.describe import describe_upstreams
 from symphony.routing.plan import Plan, Planner
-from symphony.routing.snapshot_store import SnapshotStore, SnapshotStoreError
 from symphony.tls.context import BaseContext
 
-REGISTRY_ANSWERS_WITHIN_S = 0.25
-FIRST_SNAPSHOT_WITHIN_S = 5.0
-LOOK_EVERY_S = 0.01
-"""How often an acceptor that is ready looks whether its generation holds the sockets by now."""
 ABORT_BEFORE_END_S = 0.25
 """How long before its grace is over a stopping acceptor ends what is still open, so that it can say so."""
 
@@ -122,18 +109,10 @@ class Acceptor(Actor):
         self._settings = settings
         self._name = name
         self._page = settings.pages[settings.index]
-        self._neighbours = Neighbourhood(settings.index, len(settings.names))
-        self._tenure = settings.tenure or Tenure(len(settings.names), Stage.HOLDING)
         self._planner = Planner(settings.pages, settings.index, settings.closed_upstreams, settings.affinity)
         self._state: ServingState | None = None
         self._prober: Prober | None = None
         self._resolutions: Resolutions | None = None
-        self._own: list[AcceptLoop] = []
-        self._stored = SnapshotStore(settings.runtime_dir)
-        self._adopted: dict[int, list[AcceptLoop]] = {}
-        self._stopping = False
-        self._newest: Snapshot | None = None
-        self._arrived = asyncio.Event()
         self._applying: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_report)
@@ -149,9 +128,7 @@ class Acceptor(Actor):
         def client(actor: str, replies: Any) -> MailboxClient:
             return MailboxClient(mailbox_path(settings.runtime_dir, actor), replies, name=actor)
 
-        self._registry = client(settings.registry, RegistryReply)
-        self._registry.on_up = self._subscribe_routes
-        self._registry.on_push = self._take_routes
+        self._feed = SnapshotFeed(settings.runtime_dir, settings.registry, name)
         self._limiter = client(settings.limiter, LimiterReply)
         holds = Holds(settings.index, [page.holds for page in settings.pages])
         table = SourceTable(settings.sources or SourceStore(), holds)
@@ -167,24 +144,23 @@ class Acceptor(Actor):
             )
             for id in settings.sockets
         ]
+        self._listening = ListeningSockets(
+            settings.index, settings.names, self._seats, settings.sockets, settings.tenure
+        )
         self._sampler = client(settings.sampler, SamplerReply)
         self._sampler.on_up = self._subscribe_cpu
         self._sampler.on_push = self._take_samples
 
     def prepare(self) -> None:
         """Hold on to the snapshot on disk, which another user could not open."""
-        try:
-            self._stored.hold()
-        except SnapshotStoreError as error:
-            log.error("stored_snapshot_unusable", error=str(error))
+        self._feed.hold_stored()
 
     async def start(self) -> None:
         """Get a first snapshot and begin to accept, or be ready to."""
         self._page.claim()
-        self._tenure.note(self._settings.index, accepting=False)
-        for client in (self._registry, self._limiter, self._sampler):
+        for client in (self._feed, self._limiter, self._sampler):
             client.start()
-        plan = await self._planner.build(await self._first_snapshot())
+        plan = await self._planner.build(await self._feed.first())
         settings = self._settings
         limiter = RouteLimiter(
             self._limiter,
@@ -203,57 +179,13 @@ class Acceptor(Actor):
         )
         self._enter_service(plan)
         self._prober.start()
-        self._take_up()
+        self._listening.take_up(self._state)
         self._applying = self._loop.create_task(self._apply_snapshots(), name="apply snapshots")
         self._garbage.start()
 
-    def _take_up(self) -> None:
-        """Begin to accept as soon as the generation holds the sockets."""
-        if self._stopping:
-            return
-        if self._tenure.stage is Stage.AWAITED:
-            self._loop.call_later(LOOK_EVERY_S, self._take_up)
-            return
-        self._own = self._loops(self._settings.index)
-        self._tenure.note(self._settings.index, accepting=True)
-        self._adopt()
-
-    async def _first_snapshot(self) -> Snapshot:
-        """What the registry publishes, or what it left on disk when it does not answer."""
-        if await self._has_arrived(REGISTRY_ANSWERS_WITHIN_S) is None:
-            try:
-                stored = self._stored.load()
-            except SnapshotStoreError as error:
-                log.error("stored_snapshot_unusable", error=str(error))
-                stored = None
-            if stored is not None and self._newest is None:
-                self._newest = stored.snapshot
-                log.warning(
-                    "registry_silent", serving="the snapshot on disk", version=stored.snapshot.version
-                )
-        snapshot = self._newest or await self._has_arrived(FIRST_SNAPSHOT_WITHIN_S)
-        if snapshot is None:
-            raise CannotRun("no snapshot from the route registry, and none on disk")
-        return snapshot
-
-    async def _has_arrived(self, timeout_s: float) -> Snapshot | None:
-        try:
-            await asyncio.wait_for(self._arrived.wait(), timeout_s)
-        except TimeoutError:
-            pass
-        return self._newest
-
     async def stop(self, grace: float) -> None:
         """Stop accepting, wait for the open connections, and end those that outlast the grace."""
-        self._stopping = True
-        self._give_back(frozenset())
-        # What waits for sockets that were passed on is served by those who have them now.
-        last = self._tenure.stage is Stage.HOLDING
-        for loop in self._own:
-            loop.stop(take_waiting=last)
-        if last:
-            # At once: between the last accept and this, nobody else may have been made to wait.
-            self._refuse(self._settings.index)
+        self._listening.stop()
         state = self._state
         if state is not None:
             state.held.close()
@@ -266,24 +198,11 @@ class Acceptor(Actor):
             self._applying.cancel()
         self._garbage.stop()
         self._gate.close()
-        for client in (self._registry, self._limiter, self._sampler):
+        for client in (self._feed, self._limiter, self._sampler):
             await client.close()
 
     def orphaned(self) -> None:
-        """Free the ports: no successor will serve what queues up there, and another instance may want them now."""
-        if self._tenure.stage is Stage.HOLDING:
-            for index in range(len(self._settings.names)):
-                self._refuse(index)
-
-    def _refuse(self, index: int) -> None:
-        """Let nobody in any more by the sockets of acceptor `index`, whoever has them open."""
-        for seat in self._seats:
-            for sock in self._sockets(seat, index):
-                shut_reading(sock)
-
-    def _sockets(self, seat: ListenerSeat, index: int) -> Sequence[socket.socket]:
-        """The sockets of a listener that acceptor `index` serves: several where there once were more acceptors."""
-        return self._settings.sockets[seat.id][index :: len(self._settings.names)]
+        self._listening.abandon()
 
     async def _drain(self, state: ServingState, patience_s: float) -> None:
         ledger = state.ledger
@@ -299,75 +218,29 @@ class Acceptor(Actor):
                     connection.abort(Reason.DRAIN_TIMEOUT)
 
     def sibling(self, name: str, up: bool) -> None:
-        """Adopt the sockets of a neighbour that is gone, once its successor has had its chance; give them back."""
-        if name not in self._settings.names or self._stopping:
-            return
-        index = self._settings.names.index(name)
-        if up:
-            self._neighbours.mark_up(index)
-            self._give_back(self._neighbours.duties())
-        else:
-            self._neighbours.mark_down(index)
-            self._loop.call_later(ADOPT_AFTER_S, self._adopt)
-
-    def _adopt(self) -> None:
-        if self._stopping or not self._own or self._tenure.stage is Stage.PASSED_ON:
-            return
-        for index in self._neighbours.duties() - self._adopted.keys():
-            log.info("adopting", sockets_of=self._settings.names[index])
-            self._adopted[index] = self._loops(index)
-
-    def _give_back(self, duties: frozenset[int]) -> None:
-        for index in self._adopted.keys() - duties:
-            log.info("giving_back", sockets_of=self._settings.names[index])
-            for loop in self._adopted.pop(index):
-                loop.stop()
-
-    def _loops(self, index: int) -> list[AcceptLoop]:
-        """Start to accept on the sockets of acceptor `index`."""
-        assert self._state is not None, "accepting needs a plan"
-        loops = [
-            AcceptLoop(self._state, seat, sock) for seat in self._seats for sock in self._sockets(seat, index)
-        ]
-        for loop in loops:
-            loop.start()
-        return loops
-
-    def _subscribe_routes(self) -> None:
-        version = self._newest.version if self._newest is not None else 0
-        self._registry.cast(SubscribeRoutes(self._name, version))
-        self._acknowledge()
+        self._listening.neighbour(name, up)
 
     def _subscribe_cpu(self) -> None:
         self._sampler.cast(SubscribeCpu(self._name))
-
-    def _take_routes(self, message: RegistryReply) -> None:
-        if isinstance(message, RoutesPublished):
-            self._newest = message.snapshot
-            self._arrived.set()
 
     async def _apply_snapshots(self) -> None:
         """Serve the newest snapshot; those that arrive while one is being built are passed over but for the last."""
         state = self._state
         assert state is not None, "snapshots are applied once there is a plan"
-        self._acknowledge()
+        self._feed.served(state.plan.version)
+        failed = None
         while True:
-            snapshot = self._newest
-            if snapshot is None or snapshot.version == state.plan.version:
-                self._arrived.clear()
-                await self._arrived.wait()
-                continue
+            snapshot = await self._feed.other_than(state.plan.version, failed)
             try:
                 plan = await self._planner.build(snapshot)
             except Exception:
                 # The registry has checked it, so this is a fault of ours; what is served now stays served.
                 log.exception("snapshot_not_applied", version=snapshot.version)
-                self._arrived.clear()
-                await self._arrived.wait()
+                failed = snapshot
                 continue
             recounted = self._enter_service(plan)
             log.info("snapshot_applied", version=snapshot.version, routes=len(state.plan.routes))
-            self._acknowledge()
+            self._feed.served(snapshot.version)
             await self._recount(state, recounted)
 
     def _enter_service(self, plan: Plan) -> frozenset[ListenerSeat]:
@@ -397,10 +270,6 @@ class Acceptor(Actor):
     def _note(self, slot: int) -> None:
         self._page.values[slot] += 1
 
-    def _acknowledge(self) -> None:
-        if self._state is not None:
-            self._registry.cast(SnapshotApplied(self._name, self._state.plan.version))
-
     def _take_samples(self, message: SamplerReply) -> None:
         if isinstance(message, CpuReport):
             self._planner.upstreams.take_samples(message.samples)
@@ -415,7 +284,7 @@ class Acceptor(Actor):
             case SubscribeEvents():
                 return self._subscribe_events(state.events, sender)
             case DescribeRecords():
-                return self._read_records(state.plan)
+                return self._describe_records(state.plan)
             case DescribeUpstreams(first, at_most):
                 return describe_upstreams(state.plan, self._planner.upstreams, first, at_most)
             case ListHeld(after):
@@ -423,81 +292,32 @@ class Acceptor(Actor):
             case ResolveHeld():
                 return resolutions.resolve(message)
             case LeaveListener(id, cut):
-                return self._leave_listener(state.ledger, id, cut)
+                return ListenerHeeded(self._listening.leave(id, cut=cut))
             case ServeListener(id):
-                for seat in self._seats_of(id):
-                    listener_drain.serve(seat, self._all_loops())
+                self._listening.serve(id)
                 return ListenerHeeded()
-
-    def _leave_listener(self, ledger: Ledger, id: str, cut: bool) -> ListenerHeeded:
-        ended = 0
-        for seat in self._seats_of(id):
-            # What waits for sockets that were passed on is served by those who have them now.
-            if self._tenure.stage is Stage.HOLDING and self._own:
-                own = (self._settings.index, *self._adopted)
-                sockets = [sock for index in own for sock in self._sockets(seat, index)]
-                listener_drain.leave(seat, self._all_loops(), sockets, ledger)
-            if cut:
-                ended += listener_drain.cut(seat, ledger)
-        return ListenerHeeded(ended)
-
-    def _seats_of(self, id: str) -> list[ListenerSeat]:
-        return [seat for seat in self._seats if seat.id == id]
-
-    def _all_loops(self) -> list[AcceptLoop]:
-        return [*self._own, *(loop for loops in self._adopted.values() for loop in loops)]
 
     def _subscribe_events(self, events: EventHub, sender: Sender) -> EventsSubscribed:
         events.subscribe(sender)
         sender.on_close(lambda: events.unsubscribe(sender))
         return EventsSubscribed(self._name)
 
-    async def _read_records(self, plan: Plan) -> RecordsDescription:
-        """Read what all acceptors have counted for the routes of `plan` and their upstreams."""
+    def _describe_records(self, plan: Plan) -> Awaitable[RecordsDescription]:
         settings = self._settings
-        routes, handshake_times = await read_records(
-            [page.routes for page in settings.pages],
-            settings.closed_routes,
-            ((route.name, route.number) for route in plan.routes),
+        return describe_records(
+            plan, self._planner.upstreams, settings.pages, settings.closed_routes, settings.closed_upstreams
         )
-        numbered = {
-            upstream.label: number
-            for route in plan.routes
-            for upstream, number in zip(route.upstreams, route.upstream_numbers, strict=False)
-        }
-        upstreams, connect_times = await read_records(
-            [page.upstreams for page in settings.pages], settings.closed_upstreams, numbered.items()
-        )
-        impaired = self._planner.upstreams.impaired()
-        return RecordsDescription(plan.version, routes, upstreams, handshake_times, connect_times, impaired)
 
     def _describe(self) -> AcceptorDescription:
-        values = self._page.values
-        plan = self._state.plan if self._state is not None else None
-        return AcceptorDescription(
-            name=self._name,
-            version=plan.version if plan is not None else 0,
-            routes=len(plan.routes) if plan is not None else 0,
+        state = self._state
+        return describe_acceptor(
+            self._name,
+            self._page,
+            self._seats,
+            state.plan if state is not None else None,
             contexts=self._planner.contexts,
-            listeners=tuple(
-                ListenerTotals(
-                    seat.id,
-                    seat.address,
-                    values[seat.slot],
-                    values[seat.slot + 1],
-                    self._page.blocked(seat.slot),
-                )
-                for seat in self._seats
-            ),
-            accepted=values[ACCEPTED],
-            active=values[ACTIVE],
-            bytes_up=values[BYTES_UP],
-            bytes_down=values[BYTES_DOWN],
-            errors=self._page.errors(),
-            adopted=tuple(self._settings.names[index] for index in sorted(self._adopted)),
-            held=len(self._state.held) if self._state is not None else 0,
-            descriptors=in_use(),
-            descriptor_limit=limit().soft,
+            adopted=self._listening.adopted,
+            held=len(state.held) if state is not None else 0,
         )
 
 

@@ -26,6 +26,9 @@ HELLO_GRACE_S = 0.1
 _ADMITTED = Verdict.ADMITTED
 _HELD = Verdict.HELD
 _BOXED = Verdict.PENALTY_BOXED
+# Names of the module: looking an enumeration's member up costs more than comparing it.
+_ALLOWED = Standing.ALLOWED
+_UNLISTED = Standing.UNLISTED
 _REFUSED = {Standing.REFUSED: Reason.CIDR_BLOCKED, Standing.SYSTEM_REFUSED: Reason.ASN_BLOCKED}
 _REASONS = {verdict: Reason(verdict.value) for verdict in Verdict if verdict not in (_ADMITTED, _HELD)}
 
@@ -59,11 +62,9 @@ def begin(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
     address = pack_address(connection.peer[0])
     if guard.lists:
         standing = guard.standing(address)
-        refused = _REFUSED.get(standing)
-        if refused is not None:
-            connection.turn_away(refused)
-            return
-        if standing is Standing.ALLOWED:
+        if standing is not _UNLISTED:
+            if standing is not _ALLOWED:
+                connection.turn_away(_REFUSED[standing])
             return
     if guard.limited:
         key = address if len(address) == 4 else source_key(address, guard.ipv6_prefix)
@@ -87,7 +88,7 @@ def recount(connection: Guarded, guard: Guard, sources: ListenerGate) -> None:
             return
         connection.admission.end()
     address = pack_address(connection.peer[0])
-    if guard.standing(address) is not Standing.ALLOWED:
+    if guard.standing(address) is not _ALLOWED:
         connection.admission = Admission(connection, guard, sources, None)
         connection.admission.hold(source_key(address, guard.ipv6_prefix))
 

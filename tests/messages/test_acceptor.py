@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-import actors.acceptor
+import actors.snapshot_feed
 from symphony.config.model import UdsUpstream
 from symphony.config.snapshot import Snapshot
 from symphony.mailbox.client import ask
@@ -283,7 +283,7 @@ async def test_snapshot_on_disk_serves_until_the_registry_answers(
 
 
 def test_neither_registry_nor_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors.acceptor, "FIRST_SNAPSHOT_WITHIN_S", 0.3)
+    monkeypatch.setattr(actors.snapshot_feed, "FIRST_SNAPSHOT_WITHIN_S", 0.3)
     rig = AcceptorRig(stage, None)
     try:
         process = rig.start(ready=False)
@@ -295,7 +295,7 @@ def test_neither_registry_nor_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch
 
 
 def test_unusable_snapshot_on_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors.acceptor, "FIRST_SNAPSHOT_WITHIN_S", 0.3)
+    monkeypatch.setattr(actors.snapshot_feed, "FIRST_SNAPSHOT_WITHIN_S", 0.3)
     rig = AcceptorRig(stage, None)
     try:
         with open(rig.store.path, "wb") as file:
