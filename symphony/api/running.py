@@ -125,12 +125,21 @@ class Running:
         await self._control.start()
         try:
             outcome = await self._supervisor.run()
+            await self._break_off()
             await self._part(outcome)
             self._control.drained(self._cut())
         finally:
             self._manager.close()
             await self._control.close()
         return outcome
+
+    async def _break_off(self) -> None:
+        """End an attempt to hand over: it must have its time to see to what the new process leaves behind."""
+        if self._attempt is not None:
+            _, task = self._attempt
+            if not task.cancelling():
+                task.cancel()
+            await asyncio.wait([task])
 
     async def _part(self, outcome: Outcome) -> None:
         """Make an end with the predecessor, if there is one."""

@@ -24,6 +24,7 @@ from symphony.messages.succession import (
     Sockets,
     SuccessionMessage,
     Taken,
+    Withdrawn,
     Yours,
 )
 
@@ -69,6 +70,7 @@ class Predecessor:
         self.gave_way = False
         self.gone = asyncio.Event()
         self._channel = channel
+        self._withdrew = False
 
     def fail(self, reason: str, *, configuration: bool = False) -> None:
         """Tell why this process cannot take over. Not to be called while an event loop runs."""
@@ -79,6 +81,7 @@ class Predecessor:
         try:
             await self._channel.send(Failed(reason, configuration))
         except ChannelBroken:
+            await self._hear_last_words()
             return False
         finally:
             self._channel.close()
@@ -95,6 +98,8 @@ class Predecessor:
 
     async def is_dead(self) -> bool:
         """Whether it is gone, and not only done with this process; to be asked when it has ended the exchange."""
+        if self._withdrew:
+            return False
         deadline = asyncio.get_running_loop().time() + _DEAD_WITHIN_S
         # The kernel closes what a process has open before its children get another parent: on a busy machine, long.
         while (alive := os.getppid() == self.pid) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
@@ -128,11 +133,22 @@ class Predecessor:
                 await self._channel.send(message)
                 received, _ = await self._channel.receive()
         except ChannelBroken as error:
+            await self._hear_last_words()
             raise TakeoverFailed(f"process {self.pid} did not give way: {error}") from error
         except TimeoutError:
             raise TakeoverFailed(f"process {self.pid} does not answer") from None
+        self._withdrew = isinstance(received, Withdrawn)
         if not isinstance(received, answer):
             raise TakeoverFailed(f"process {self.pid} said {type(received).__name__}")
+
+    async def _hear_last_words(self) -> None:
+        """Read on where the connection has closed: what was said last may stand behind the news of that."""
+        for _ in range(2):
+            try:
+                message, _descriptors = await self._channel.receive()
+            except ChannelBroken:
+                continue
+            self._withdrew = isinstance(message, Withdrawn)
 
 
 def find_predecessor() -> Predecessor | None:

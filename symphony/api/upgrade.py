@@ -36,13 +36,14 @@ from symphony.messages.succession import (
     Sockets,
     SuccessionMessage,
     Taken,
+    Withdrawn,
     Yours,
 )
 
 READY_WITHIN_S = 120.0
 """What the new one has from its start until all its processes are ready."""
 TAKEN_WITHIN_S = 20.0
-_ENDS_WITHIN_S = 5.0
+_ENDS_WITHIN_S = 10.0
 
 log = get_logger("upgrade")
 
@@ -196,7 +197,11 @@ async def _how_it_ended(process: subprocess.Popen[bytes], otherwise: str) -> str
 
 
 async def _dismiss(channel: Channel, process: subprocess.Popen[bytes]) -> None:
-    """Make an end with a new supervisor that is not wanted: it stops when the channel closes, or is killed."""
+    """Make an end with a new supervisor that is not wanted: it stops when it hears of it, or is killed."""
+    try:
+        await channel.send(Withdrawn())
+    except ChannelBroken:
+        pass  # it went first
     channel.close()
     try:
         ended = await _end_of(process) is not None

@@ -9,9 +9,10 @@ not do. The order:
     new -> old   Taken: its acceptors accept from the sockets
     old -> new   Yours: nobody of the old ones will touch the sockets again
 
-Either of them may end it before that by closing the connection; the new one says why first, by Failed. Afterwards the
-old one tells what it still has by Draining, and the new one when the two of them are to end by Hasten; the old one says
-that, too, if it was told to stop while it could not go back.
+Either of them may end it before that by closing the connection. The new one says why first, by Failed; the old one says
+by Withdrawn that it lives and sees to the sockets itself, which who only hears the connection close has to find out.
+Afterwards the old one tells what it still has by Draining, and the new one when the two of them are to end by Hasten;
+the old one says that, too, if it was told to stop while it could not go back.
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ class Left(Struct, frozen=True):
     connections: int
 
 
+class Withdrawn(Struct, frozen=True, tag=True):
+    """Nothing is handed over. The old one lives, and goes on or ends by itself."""
+
+
 class Draining(Struct, frozen=True, tag=True):
     """Who is still there, the sender first."""
 
@@ -106,7 +111,9 @@ class Hasten(Struct, frozen=True, tag=True):
     grace_s: float
 
 
-SuccessionMessage = Offer | Sockets | Failed | Prepared | Proceed | Taken | Yours | Draining | Hasten
+SuccessionMessage = (
+    Offer | Sockets | Failed | Prepared | Proceed | Taken | Yours | Withdrawn | Draining | Hasten
+)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder[SuccessionMessage](SuccessionMessage).decode
