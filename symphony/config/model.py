@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 _DAY_MS = 86_400_000
-"""The longest time that can be asked for."""
-
 SourceAddressHeader = Literal["none", "proxy_protocol", "proxy_protocol_v2", "x_forwarded_for"]
 Fingerprint = Literal["ja3", "ja4"]
 Milliseconds = Annotated[int, Meta(ge=0, le=_DAY_MS)]
