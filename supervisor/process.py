@@ -35,15 +35,20 @@ from structlog import get_logger
 
 from supervisor.action import Exit
 from supervisor.spec import Birth, ChildSpec, Confine
+from symphony.mailbox.framing import FrameDecoder
+from symphony.mailbox.lifeline import MAX_LIFELINE_FRAME, ChildMessage, decode_child
 
 _fork = multiprocessing.get_context("fork")
 _STANDARD = (0, 1, 2)
+_RECEIVE = 65536
 
 log = get_logger("supervisor")
 
 
 class ChildProcess:
     """A running child. `lifeline` and `pidfd` are the supervisor's ends, `pidfd` readable once the child has ended.
+
+    `depth` is how many requests wait in its mailbox, as it said last.
 
     Raises OSError when there is no descriptor left for the pidfd; the process is then killed and reaped.
     """
@@ -53,6 +58,8 @@ class ChildProcess:
         self._process = process
         self.pid: int = process.pid
         self.lifeline = lifeline
+        self.depth = 0
+        self._frames = FrameDecoder(MAX_LIFELINE_FRAME)
         try:
             self.pidfd = os.pidfd_open(self.pid)
         except OSError:
@@ -68,6 +75,25 @@ class ChildProcess:
             return self.lifeline.send(frame, socket.MSG_NOSIGNAL) == len(frame)
         except OSError:
             return False
+
+    def receive(self) -> Iterator[ChildMessage]:
+        """Yield what it has sent.
+
+        Raises EOFError when nothing more will come, and FrameError or ValueError for what cannot be understood.
+        """
+        while True:
+            try:
+                data = self.lifeline.recv(_RECEIVE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                raise EOFError("its end of the lifeline is closed")
+            for payload in self._frames.feed(data):
+                yield decode_child(payload)
+            if len(data) < _RECEIVE:
+                return
 
     def kill(self) -> None:
         """SIGKILL; nothing when it has ended already."""

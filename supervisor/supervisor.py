@@ -47,23 +47,21 @@ from supervisor.process import ChildProcess, kill_all, spawn
 from supervisor.spec import ChildSpec, Confine, GroupSpec
 from supervisor.tree import Tree
 from symphony.mailbox.envelope import Refused
-from symphony.mailbox.framing import FrameDecoder, FrameError
+from symphony.mailbox.framing import FrameError
 from symphony.mailbox.lifeline import (
-    MAX_LIFELINE_FRAME,
     ChildBeat,
     ChildFailed,
+    ChildMessage,
     ChildReady,
     SiblingDown,
     SiblingUp,
     StopChild,
-    decode_child,
     encode_lifeline,
 )
 from symphony.mailbox.server import MailboxServer, Sender
 
 _REAP_AGAIN_S = 0.05
 _REAP_ATTEMPTS = 20
-_RECEIVE = 65536
 
 log = get_logger("supervisor")
 
@@ -96,8 +94,6 @@ class Supervisor:
         self._confine = confine
         self._started_at = 0.0
         self._children: dict[str, ChildProcess] = {}
-        self._frames: dict[str, FrameDecoder] = {}
-        self._depths: dict[str, int] = {}
         self._abandoned: set[ChildProcess] = set()
         self._joining: dict[str, asyncio.Future[None]] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
@@ -241,8 +237,6 @@ class Supervisor:
         except OSError as error:
             self._start_failed(name, error)
             return
-        self._frames[name] = FrameDecoder(MAX_LIFELINE_FRAME)
-        self._depths[name] = 0
         try:
             self._loop.add_reader(child.lifeline.fileno(), partial(self._lifeline_readable, name))
             self._loop.add_reader(child.pidfd, partial(self._died, name))
@@ -289,34 +283,23 @@ class Supervisor:
 
     def _read_lifeline(self, name: str) -> None:
         child = self._children[name]
-        while True:
-            try:
-                data = child.lifeline.recv(_RECEIVE)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                # The child's death, which follows, is told by its pidfd; if it lives on it is silent from now on.
-                self._loop.remove_reader(child.lifeline.fileno())
-                return
-            try:
-                for payload in self._frames[name].feed(data):
-                    self._hear(name, payload)
-            except (FrameError, ValueError) as error:
-                self._loop.remove_reader(child.lifeline.fileno())
-                self._tree.child_broken(name, f"cannot be understood: {error}", self._now())
-                return
-            if len(data) < _RECEIVE:
-                return
+        try:
+            for message in child.receive():
+                self._hear(name, child, message)
+        except EOFError:
+            # The child's death, which follows, is told by its pidfd; if it lives on it is silent from now on.
+            self._loop.remove_reader(child.lifeline.fileno())
+        except (FrameError, ValueError) as error:
+            self._loop.remove_reader(child.lifeline.fileno())
+            self._tree.child_broken(name, f"cannot be understood: {error}", self._now())
 
-    def _hear(self, name: str, payload: bytes) -> None:
+    def _hear(self, name: str, child: ChildProcess, message: ChildMessage) -> None:
         now = self._now()
-        match decode_child(payload):
+        match message:
             case ChildReady():
                 self._tree.child_ready(name, now)
             case ChildBeat(depth):
-                self._depths[name] = depth
+                child.depth = depth
                 self._tree.child_heard(name, now)
             case ChildFailed(reason):
                 self._tree.child_said_why(name, reason, now)
@@ -366,7 +349,7 @@ class Supervisor:
                     state=leaf.shown_state,
                     restarts=max(0, leaf.incarnation - 1),
                     uptime_s=now - leaf.started_at if process is not None else 0.0,
-                    depth=self._depths.get(leaf.name, 0) if process is not None else 0,
+                    depth=process.depth if process is not None else 0,
                     last_exit=leaf.last_exit or "",
                 )
             )
