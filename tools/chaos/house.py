@@ -116,7 +116,6 @@ class House:
         self.disk_missing = ""
         """Why the runtime directory has no small disk of its own; empty if it has."""
         self._log_file = self.directory / "log"
-        self._log_at = 0
         self._backend: subprocess.Popen[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._family: dict[int, psutil.Process] = {}
