@@ -12,6 +12,8 @@ from symphony.cli.options import config_option, runtime_dir_option
 if TYPE_CHECKING:
     import select
 
+    from symphony.cli.instance import Instance
+
 _ENDS_WITHIN_S = 10.0
 
 
@@ -52,7 +54,7 @@ def command(
         raise click.UsageError("--resume takes --listener, and no --timeout")
     instance = find_instance(runtime_dir, config_file)
     if resume:
-        _resume(instance.runtime_dir, instance.pid, listener, as_json)
+        _resume(instance, listener, as_json)
         return
     progress = Progress(as_json)
     ended = _watch_end(instance.pid) if not listener else None
@@ -85,23 +87,15 @@ def _watch_end(pid: int) -> select.poll:
     return watch
 
 
-def _resume(runtime_dir: str, pid: int, listener: str, as_json: bool) -> None:
-    import asyncio
-
+def _resume(instance: Instance, listener: str, as_json: bool) -> None:
     import msgspec
 
     from symphony.api.draining import resume_listener
-    from symphony.mailbox.client import MailboxError, MailboxRefused
+    from symphony.cli.instance import have_done, leave_if_behind
 
-    try:
-        done = asyncio.run(resume_listener(runtime_dir, listener))
-    except MailboxRefused as refused:
-        leave(Exit.FAILURE, refused.reason)
-    except MailboxError as error:
-        leave(Exit.FAILURE, f"process {pid} did not do it: {error}")
+    done = have_done(instance, resume_listener(instance.runtime_dir, listener))
     if as_json:
         click.echo(msgspec.json.encode({"state": "open", "listener": done.address, "behind": done.behind}))
     else:
         click.echo(f"{done.address} is open again")
-    if done.behind:
-        leave(Exit.FAILURE, f"not yet taken up by {', '.join(done.behind)}")
+    leave_if_behind(done.behind)

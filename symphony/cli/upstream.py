@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from symphony.cli.exits import Exit, leave
 from symphony.cli.options import config_option, json_option, runtime_dir_option
 from symphony.cli.wording import route_shown
 
@@ -35,21 +34,13 @@ def command(
     named as "symphony status" shows it. With "drain" it gets no new connections, and those that are open go on; with
     "down" it is treated like one that fails: it is used only when all others are out. "ready" ends both.
     """
-    import asyncio
-
     from symphony.api.asking import acceptors_in
     from symphony.api.upstreams import set_upstream
-    from symphony.cli.instance import find_instance
-    from symphony.mailbox.client import MailboxError, MailboxRefused
+    from symphony.cli.instance import find_instance, have_done, leave_if_behind
 
     instance = find_instance(runtime_dir, config_file)
-    try:
-        acceptors = acceptors_in(instance.runtime_dir)[::-1]
-        done = asyncio.run(set_upstream(instance.runtime_dir, acceptors, route, upstream, mode))
-    except MailboxRefused as refused:
-        leave(Exit.FAILURE, refused.reason)
-    except MailboxError as error:
-        leave(Exit.FAILURE, f"process {instance.pid} did not do it: {error}")
+    acceptors = acceptors_in(instance.runtime_dir)[::-1]
+    done = have_done(instance, set_upstream(instance.runtime_dir, acceptors, route, upstream, mode))
     if as_json:
         from msgspec import structs
 
@@ -59,5 +50,4 @@ def command(
     else:
         names = ", ".join(map(route_shown, done.routes))
         click.echo(f"{upstream} is set to {done.mode} in {names}: {done.remaining} connections open")
-    if done.behind:
-        leave(Exit.FAILURE, f"not yet taken up by {', '.join(done.behind)}")
+    leave_if_behind(done.behind)
