@@ -240,8 +240,9 @@ class Acceptor(Actor):
                 continue
             recounted = self._enter_service(plan)
             log.info("snapshot_applied", version=snapshot.version, routes=len(state.plan.routes))
-            self._feed.served(snapshot.version)
             await self._recount(state, recounted)
+            # Last: whoever has asked for the change may rely on it from now on.
+            self._feed.served(snapshot.version)
 
     def _enter_service(self, plan: Plan) -> frozenset[ListenerSeat]:
         """Serve by `plan` from now on; return the listeners that count open connections otherwise than before."""
