@@ -202,7 +202,7 @@ def test_how_long_it_drains_is_changed_without_new_processes(show: Showcase) -> 
         assert "in force" in reload(show)
         assert {found.name: found.pid for found in symphony.status().actors} == before
         os.kill(symphony.pid, signal.SIGTERM)
-        assert symphony.wait(6) == 0
+        assert symphony.wait(12) == 0
         long.wait_end()
 
 
@@ -335,7 +335,7 @@ def test_a_stop_takes_every_generation_along(show: Showcase) -> None:
         assert actor(symphony.status(), "acceptor-2").state == RUNNING
         done = symphony.command("stop", "--timeout", "0.5")
         assert done.returncode == 0
-        symphony.wait(2)
+        symphony.wait()
         long.wait_end()
     assert not any(child.is_running() for child in children)
     assert [path.name for path in symphony.runtime_dir.iterdir()] == ["lock"]

@@ -286,7 +286,7 @@ def test_a_client_that_goes_on_sending_is_not_heard_for_long(site: HttpSite) -> 
             while time.monotonic() < began + 10:
                 client.send(bytes(16384))
                 time.sleep(0.001)
-        assert 1.5 < time.monotonic() - began < 6
+        assert 1.5 < time.monotonic() - began < 9
         assert receive_all(server) == b""
 
 

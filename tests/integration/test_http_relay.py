@@ -532,7 +532,7 @@ def test_the_idle_limit_holds() -> None:
         expect(server, named(UPGRADE))
         began = time.monotonic()
         assert ended(client)
-        assert 0.4 <= time.monotonic() - began < 3
+        assert 0.4 <= time.monotonic() - began < 10
         wait_until(lambda: site.rig.failures == {"idle_timeout": 1}, "it is counted")
 
 

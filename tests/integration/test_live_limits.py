@@ -114,7 +114,7 @@ def test_another_idle_timeout_holds_for_new_connections(show: Showcase) -> None:
         target = show.expected[route].target
         with connect(target) as before:
             assert ask(before) == route
-            reconfigure(show, LISTENER, "idle_timeout_ms = 500\n")
+            reconfigure(show, LISTENER, "idle_timeout_ms = 1500\n")
             with connect(target) as idle, connect(target) as busy:
                 assert (ask(idle), ask(busy)) == (route, route)
                 began = time.monotonic()
@@ -122,7 +122,7 @@ def test_another_idle_timeout_holds_for_new_connections(show: Showcase) -> None:
                 while not ended.done:
                     assert ask(busy) == route
                     time.sleep(0.02)
-                assert 0.3 < time.monotonic() - began < 2.0
+                assert 1.0 < time.monotonic() - began < 10.0
                 assert ask(busy) == route
             assert ask(before) == route
         reconfigure(show, LISTENER, "")

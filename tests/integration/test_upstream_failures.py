@@ -166,7 +166,7 @@ def test_client_is_reset_when_no_upstream_answers(
         else:
             sock.sendall(client.hello())
         assert ended_by_reset(sock)
-        assert waits_s <= time.monotonic() - began < waits_s + 1.0
+        assert waits_s <= time.monotonic() - began < waits_s + 5.0
         wait_until(lambda: sum(site.rig.failures.values()) == before + 1, "it is counted once")
         assert sum(site.rig.count(each) for each in reasons) == expected
         name = name if terminated else f"pass.{name}"

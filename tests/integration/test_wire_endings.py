@@ -90,7 +90,7 @@ def test_clients_that_stop(site: Site) -> None:
         for sock in (silent, halfway, shaking):
             assert ended_by_reset(sock)
             sock.close()
-        assert HANDSHAKE_MS / 1000 <= time.monotonic() - began < HANDSHAKE_MS / 1000 + 1.0
+        assert HANDSHAKE_MS / 1000 <= time.monotonic() - began < HANDSHAKE_MS / 1000 + 5.0
         wait_until(lambda: sum(site.rig.failures.values()) >= sum(before.values()) + 3, "all are counted")
         for reason in (Reason.CLIENT_SILENT, Reason.CLIENT_HELLO_TIMEOUT, Reason.HANDSHAKE_TIMEOUT):
             assert site.rig.count(reason) == before.get(reason.value, 0) + 1
@@ -110,7 +110,7 @@ def test_client_hello_that_drips_is_ended_by_the_same_limit(site: Site) -> None:
                 break
             if select.select([sock], [], [], 0.02)[0]:
                 break
-        assert HANDSHAKE_MS / 1000 <= time.monotonic() - began < HANDSHAKE_MS / 1000 + 1.0
+        assert HANDSHAKE_MS / 1000 <= time.monotonic() - began < HANDSHAKE_MS / 1000 + 5.0
 
 
 def test_client_that_connects_and_closes(site: Site) -> None:

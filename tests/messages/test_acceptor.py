@@ -38,7 +38,7 @@ from tests.support.registry_stand_in import ready, registry, until
 from tests.support.site import Site, ended_by_reset, exchange
 from tests.support.tls_client import SteppedClient, connect
 
-LIMIT_S = 5.0
+LIMIT_S = 20.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.support.peers import TlsPeer, UpstreamHost
 from tests.support.site import Site, ended_by_reset, exchange
 from tests.support.tls_client import connect
 
-LIMIT_S = 5.0
+LIMIT_S = 20.0
 
 
 async def records(stage: Stage, name: str = "acceptor-0") -> RecordsDescription:

@@ -11,7 +11,7 @@ from tests.support.acceptor import AcceptorRig, route, snapshot, wait_until
 from tests.support.actor_process import Stage
 from tests.support.backends import Backends, hold, visit
 
-LIMIT_S = 10.0
+LIMIT_S = 20.0
 
 
 async def describe(

@@ -427,9 +427,9 @@ async def test_a_client_that_leaves_is_forgotten_at_once(stage: Stage, how: str)
         else:
             sock.shutdown(socket.SHUT_WR)
         assert await place.watcher.wait_released(event.id) == "left"
-        assert place.rig.failures == {"left_while_held": 1}
-        assert place.rig.active == 0
-        assert descriptors(place.process.pid) == before
+        await eventually(lambda: place.rig.failures == {"left_while_held": 1}, "it is counted")
+        await eventually(lambda: place.rig.active == 0, "it is over")
+        await eventually(lambda: descriptors(place.process.pid) == before, "its descriptor is back")
         assert await place.watcher.pages() == [type((await place.watcher.pages())[0])((), 0)]
 
 

@@ -142,7 +142,7 @@ async def test_a_limiter_that_hangs_is_waited_for_50_ms(stage: Stage) -> None:
         process.signal(signal.SIGSTOP)
         began = time.monotonic()
         assert await admitted(limiter, 10, "a", SLOW, 16) == 4
-        assert 0.025 <= time.monotonic() - began < 2.0
+        assert 0.025 <= time.monotonic() - began < LIMIT_S
         process.signal(signal.SIGCONT)
         deadline = time.monotonic() + LIMIT_S
         while not isinstance(await client.call(DescribeLimiter()), LimiterDescription):

@@ -276,7 +276,7 @@ class TreeProcess:
         return self._log.read_text()
 
     def ask(self, message: Any) -> Any:
-        return asyncio.run(ask(self.mailbox, message, TreeReply, 5.0))
+        return asyncio.run(ask(self.mailbox, message, TreeReply, LIMIT_S))
 
     def describe(self) -> TreeDescription:
         description = self.ask(DescribeTree())

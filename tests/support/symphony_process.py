@@ -38,7 +38,7 @@ from tests.support.logs import json_lines
 
 READY_WITHIN_S = 30.0
 STOPPED_WITHIN_S = 15.0
-MAILBOX_WITHIN_S = 5.0
+MAILBOX_WITHIN_S = 15.0
 
 
 class SymphonyProcess:
@@ -192,7 +192,7 @@ class SymphonyProcess:
         assert pid is not None, f"{name} is not running"
         return pid
 
-    def wait_running(self, name: str, within_s: float = 10.0) -> ChildDescription:
+    def wait_running(self, name: str, within_s: float = 30.0) -> ChildDescription:
         """Return a child once it runs; AssertionError after the deadline."""
         deadline = time.monotonic() + within_s
         while (child := self.child(name)).state != RUNNING:
@@ -208,7 +208,7 @@ class SymphonyProcess:
         os.kill(child.pid, signal.SIGKILL)
         return child
 
-    def wait_for(self, condition: Callable[[Status], bool], within_s: float = 10.0) -> Status:
+    def wait_for(self, condition: Callable[[Status], bool], within_s: float = 30.0) -> Status:
         """Return the first status that fulfils `condition`; AssertionError with the last one after the deadline."""
         deadline = time.monotonic() + within_s
         while True:
@@ -311,6 +311,6 @@ def _wait(question: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(asyncio.run(question())), daemon=True)
     thread.start()
-    thread.join(10)
-    assert answers, "no answer within 10 s"
+    thread.join(30)
+    assert answers, "no answer within 30 s"
     return answers[0]

@@ -91,13 +91,13 @@ class Search:
         )
         self.connector.start()
 
-    async def end(self, limit_s: float = 3.0) -> Any:
+    async def end(self, limit_s: float = 20.0) -> Any:
         """Wait for the outcome, of which there is only one."""
         await self.decided(limit_s)
         await self.close()
         return self.outcomes[0]
 
-    async def decided(self, limit_s: float = 3.0) -> None:
+    async def decided(self, limit_s: float = 20.0) -> None:
         """Wait for the outcome, and leave the connection open."""
         deadline = time.monotonic() + limit_s
         while not self.outcomes:
@@ -196,7 +196,7 @@ async def test_name_service_that_hangs_is_waited_for_as_long_as_the_upstream(ali
     await search.begin()
     assert search.active == [1, 0]
     sock, slot = await search.end()
-    assert 0.2 <= time.monotonic() - began < 1.0
+    assert 0.2 <= time.monotonic() - began < 4.0
     assert not isinstance(sock, Reason) and slot.upstream.port == alive.port
     assert search.active == [0, 1]
     alive.accept().sock.close()
@@ -214,10 +214,10 @@ async def test_answer_that_comes_too_late_is_nobodys_business() -> None:
 async def test_late_answer_does_not_disturb_the_attempt_under_way() -> None:
     search = Search(
         TcpUpstream(host="slow.test", port=1, connect_timeout_ms=100),
-        TcpUpstream(host="slow.test", port=2, connect_timeout_ms=400),
+        TcpUpstream(host="slow.test", port=2, connect_timeout_ms=20_000),
     )
     await search.begin()
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 15
     while len(search.names.waiting) < 2:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)

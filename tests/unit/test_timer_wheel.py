@@ -10,7 +10,7 @@ import pytest
 
 from symphony.relay.timer_wheel import TICK_S, TimerWheel
 
-LATE_S = 0.5  # by how much a busy machine may delay a test
+LATE_S = 5.0  # by how much a busy machine may delay a test
 
 
 class Entry:
@@ -36,7 +36,7 @@ async def wheel() -> AsyncIterator[Wheel]:
     yield wheel
 
 
-async def until(condition: Callable[[], object], limit_s: float = 3.0) -> None:
+async def until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
@@ -131,7 +131,7 @@ async def test_nothing_is_lost_when_the_process_pauses(wheel: Wheel) -> None:
     for at, entry in enumerate(entries):
         wheel.schedule(entry, 0.02 * at)
     time.sleep(0.6)  # noqa: ASYNC251 - all of them become due while the loop does not turn
-    await until(lambda: all(entry.fired for entry in entries), 1.0)
+    await until(lambda: all(entry.fired for entry in entries))
     for at, entry in enumerate(entries[:-4]):
         assert entry.fired[0] < entries[at + 4].fired[0]  # the tick before is served before
     assert len(wheel) == 0
