@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from symphony.tls.certificate_maker import make_certificate
 from tests.support.named_services import NamedServices
-from tests.support.programs import free_port
+from tests.support.ports import lasting_port
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 from tests.support.tls_client import client_context
 
@@ -51,7 +51,7 @@ def configuration(services: NamedServices, made_for_mail: int) -> str:
     def tcp(port: int) -> str:
         return f'{{ kind = "tcp", host = "127.0.0.1", port = {port} }}'
 
-    shop = ", ".join(map(tcp, (services.tcp("shop-1"), services.tcp("shop-2"), free_port())))
+    shop = ", ".join(map(tcp, (services.tcp("shop-1"), services.tcp("shop-2"), lasting_port())))
     api = f'{{ kind = "uds", path = "{services.uds("api")}" }}'
     return f"""
 workers = 2

@@ -21,7 +21,7 @@ from tests.support.services import Service
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 from tests.support.tls_client import get
 
-LIMIT_S = 10.0
+LIMIT_S = 20.0
 
 
 @pytest.fixture(scope="module")

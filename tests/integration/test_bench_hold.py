@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.ports import lasting_port
 from tools.bench.hold_report import BEGIN, END, HoldReport
 from tools.bench.holder import Holder, HolderJob
 
@@ -175,6 +176,4 @@ def test_too_little_time_is_no_error_but_told_by_the_number(serve: Serve, holder
 
 
 def test_nobody_on_the_port_is_an_error(holder_of: Make) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    assert "Connection refused" in holder_of(port).hold(1, 20).errors[0]
+    assert "Connection refused" in holder_of(lasting_port()).hold(1, 20).errors[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import lasting_port
 from tools.bench import certs
 from tools.bench.content import DOWN, MEBIBYTE, SMALL, UP, VERIFIED
 from tools.bench.job import Job, SideJob
@@ -187,8 +188,6 @@ def test_a_server_that_does_not_resume_is_an_error(serve: Serve) -> None:
 
 
 def test_nobody_on_the_port_is_an_error(serve: Serve) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    side = SideJob(name="nobody", port=port, pids=[os.getpid()])
+    side = SideJob(name="nobody", port=lasting_port(), pids=[os.getpid()])
     with pytest.raises(RunError, match="ECONNREFUSED"):
         measure(_job("closed", side, operations=1), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from tests.support.acceptor import wait_until
 from tests.support.calls import ask, call, connect
 from tests.support.campaign import CHILDREN
 from tests.support.peers import Background
+from tests.support.ports import lasting_port
 from tests.support.showcase import Showcase, running_showcase
 from tests.support.symphony_process import SymphonyProcess, actor
 from tests.support.traffic import LongConnection, SteadyCalls
@@ -220,8 +220,7 @@ def test_traffic_goes_on_while_limiter_and_sampler_are_stopped(show: Showcase) -
 
 
 def test_nothing_outlives_a_killed_supervisor_and_its_port_is_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = lasting_port()
     with running_showcase(port=port) as show:
         symphony = show.symphony
         children = [found.pid for found in symphony.status().actors]

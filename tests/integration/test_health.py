@@ -81,11 +81,13 @@ def test_one_that_refuses_is_left_out_and_taken_back(site: Site) -> None:
     failures = site.of(victim).failures
     # No more than the limit, and those that were under way in other acceptors.
     assert 3 <= failures <= 3 + WORKERS
+    wait_until(lambda: site.logged("upstream_down", victim), "it is logged")
     assert len(site.logged("upstream_down", victim)) == 1
     backends.start(victim)
     wait_until(lambda: "b1" in site.visits("left-out", 3), "it is taken back")
     site.wait_state(victim, "up")
     assert set(site.visits("left-out")) == {"b0", "b1", "b2"}
+    wait_until(lambda: site.logged("upstream_up", victim), "it is logged")
     assert len(site.logged("upstream_up", victim)) == 1
     assert "3 connections failed" in site.logged("upstream_down", victim)[0]
 
@@ -135,6 +137,7 @@ def test_checked_service_that_stops_and_returns(site: Site, name: str) -> None:
     assert set(site.visits(name)) == {"b0", "b1", "b2"}
     after = site.of(victim)
     assert after.failures == before.failures  # checks are no connections
+    wait_until(lambda: site.logged("upstream_up", victim), "it is logged")
     assert len(site.logged("upstream_down", victim)) == len(site.logged("upstream_up", victim)) == 1
 
 

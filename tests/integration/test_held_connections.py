@@ -28,6 +28,7 @@ from tests.support.follower import Follower
 from tests.support.loops import eventually
 from tests.support.named_services import NamedServices
 from tests.support.peers import Background
+from tests.support.ports import lasting_port
 from tests.support.site import ended_by_reset
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 from tests.support.tls_client import SteppedClient
@@ -383,8 +384,7 @@ def test_thousands_are_held_listed_and_resolved(scene: Scene) -> None:
         left = scene.wait_held(MANY - MANY // 4)
         ids = [by_peer[sock.getsockname()] for sock in socks[MANY // 4 :]]
         assert {row["id"] for row in left} == set(ids)
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            dead = HeldRoute((TcpUpstream(host="127.0.0.1", port=server.getsockname()[1]),), False)
+        dead = HeldRoute((TcpUpstream(host="127.0.0.1", port=lasting_port()),), False)
         routes = [None] * (MANY // 4) + [dead] * (MANY // 2)
 
         async def decide() -> list[str]:

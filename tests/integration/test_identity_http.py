@@ -24,7 +24,8 @@ from symphony.relay.http_rewriter import BAD_REQUEST
 from symphony.tls import fingerprint
 from symphony.tls.certificate_maker import make_authority, make_certificate
 from symphony.tls.client_hello import ClientHello, parse
-from tests.support.programs import Running, free_port, program
+from tests.support.ports import lasting_port
+from tests.support.programs import Running, program
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 from tests.support.tls_client import SteppedClient, client_context
 
@@ -103,7 +104,7 @@ def echo() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def nginx(directory: Path) -> Iterator[int]:
-    path, port = program("nginx"), free_port()
+    path, port = program("nginx"), lasting_port()
     seen = (
         "$http_x_forwarded_for|$http_x_forwarded_proto|$http_x_real_ip|$http_x_ja3|$http_x_ja4|$request_uri"
     )

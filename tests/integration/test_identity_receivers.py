@@ -16,8 +16,9 @@ import pytest
 
 from symphony.config.model import SourceAddressHeader, TcpUpstream
 from symphony.tls.certificate_maker import MadeCertificate, make_authority, make_certificate
+from tests.support.ports import lasting_port
 from tests.support.probing import QUICK_TLS, Probing
-from tests.support.programs import STREAM_MODULE, Running, free_port, haproxy_that_tells, program
+from tests.support.programs import STREAM_MODULE, Running, haproxy_that_tells, program
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 
 LIMIT_S = 20.0
@@ -59,7 +60,7 @@ class Nginx:
         path = program("nginx")
         if not STREAM_MODULE.exists():
             pytest.skip("nginx's stream module is not installed")
-        self.http, self.stream, self.tls = free_port(), free_port(), free_port()
+        self.http, self.stream, self.tls = lasting_port(), lasting_port(), lasting_port()
         self.uds = directory / "nginx.sock"
         (directory / "nginx.conf").write_text(f"""
 load_module {STREAM_MODULE};

@@ -18,7 +18,8 @@ import pytest
 from symphony.relay import proxy_tlv
 from symphony.tls.certificate_maker import make_authority, make_certificate
 from tests.support.peers import UpstreamHost, receive_exactly
-from tests.support.programs import Running, free_port, program
+from tests.support.ports import lasting_port
+from tests.support.programs import Running, program
 from tests.support.proxy_headers import receive_header, tlv
 from tests.support.symphony_process import SymphonyProcess, running_symphony
 
@@ -62,7 +63,7 @@ def symphony(upstream: UpstreamHost) -> Iterator[SymphonyProcess]:
 def haproxy_in_front(symphony: SymphonyProcess, option: str) -> Iterator[int]:
     """A load balancer that passes TLS through to Symphony; its port."""
     directory = Path(tempfile.mkdtemp(prefix="sy", dir="/tmp"))
-    port = free_port()
+    port = lasting_port()
     (directory / "haproxy.cfg").write_text(f"""
 defaults
     mode tcp

@@ -10,6 +10,7 @@ import pytest
 from symphony.api.listening import BoundListener, bind_listeners
 from symphony.config.problem import ConfigError
 from symphony.config.snapshot import ListenerEntry
+from tests.support.ports import lasting_port
 
 
 def entry(host: str, port: int) -> ListenerEntry:
@@ -81,9 +82,7 @@ def test_a_port_that_is_taken_is_refused_even_from_one_who_would_share(shares: b
 
 
 def test_every_listener_that_cannot_be_bound_is_named_and_nothing_stays_bound() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = lasting_port()
     wrong = [entry("192.0.2.1", 443), entry("no-such-name.invalid", 443)]
     with pytest.raises(ConfigError) as refused:
         bind_listeners("f.toml", [entry("127.0.0.1", port), *wrong], 2)

@@ -24,7 +24,8 @@ from tests.support.monitoring import (
     rules,
 )
 from tests.support.observed import Observed, observed_symphony
-from tests.support.programs import free_port, program
+from tests.support.ports import lasting_port
+from tests.support.programs import program
 from tests.support.scrape import scrape_until
 
 LIMIT_S = 40.0
@@ -35,7 +36,7 @@ class Prometheus:
 
     def __init__(self, directory: Path, target: str) -> None:
         path = program("prometheus")
-        self._port = free_port()
+        self._port = lasting_port()
         text = yaml.safe_load((OPS / "prometheus" / "prometheus.yml").read_text())
         text["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
         [job] = text["scrape_configs"]
@@ -87,7 +88,7 @@ class Prometheus:
 @contextmanager
 def watched(directory: Path) -> Iterator[tuple[Observed, Prometheus]]:
     program("prometheus")
-    port = free_port()
+    port = lasting_port()
     with observed_symphony(f'admin = {{ host = "127.0.0.1", port = {port} }}') as observed:
         observed.use_everything()
         prometheus = Prometheus(directory, f"127.0.0.1:{port}")

@@ -14,7 +14,8 @@ import pytest
 from symphony.relay import proxy_tlv
 from symphony.relay.proxy_protocol import Address, Header, encode_local, encode_v1, encode_v2, parse
 from symphony.tls.certificate_maker import Authority, make_authority, make_certificate
-from tests.support.programs import Running, free_port, haproxy_that_tells, program
+from tests.support.ports import lasting_port
+from tests.support.programs import Running, haproxy_that_tells, program
 from tests.support.proxy_headers import tlv
 
 LIMIT_S = 20.0
@@ -42,7 +43,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def nginx(directory: Path) -> Iterator[Running]:
-    path, port = program("nginx"), free_port()
+    path, port = program("nginx"), lasting_port()
     (directory / "nginx.conf").write_text(f"""
 daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log;
 events {{ worker_connections 64; }}
@@ -135,7 +136,7 @@ class Sender:
         self.upstream = socket.create_server(("127.0.0.1", 0))
         self.upstream.settimeout(LIMIT_S)
         try:
-            port = free_port()
+            port = lasting_port()
             (directory / "sender.cfg").write_text(f"""
 defaults
     mode tcp

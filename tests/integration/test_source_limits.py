@@ -218,18 +218,18 @@ async def test_who_is_allowed_is_not_counted(stage: Stage) -> None:
 
 
 async def test_who_exceeds_is_refused_for_the_penalty_and_longer_if_it_goes_on(stage: Stage) -> None:
-    place = Place(stage, SourceLimits(20.0, 2.0, penalty_s=1.0), 2)
+    place = Place(stage, SourceLimits(8.0, 2.0, penalty_s=1.0), 2)
     try:
         port = place.rig.port
         assert 2 <= await try_many("127.0.1.1", port, 10) < 10
         began = time.monotonic()
-        while time.monotonic() - began < 2.5:  # five times its rate
+        while time.monotonic() - began < 2.5:  # many times its rate
             assert await try_many("127.0.1.1", port, 10) == 0
             await asyncio.sleep(0.1)
         assert await try_many("127.0.1.2", port, 1) == 1
         stopped = time.monotonic()
         while await try_many("127.0.1.1", port, 1) == 0:
-            assert time.monotonic() < stopped + 5.0
+            assert time.monotonic() < stopped + 20.0
             await asyncio.sleep(0.2)  # within its rate: that does not keep it in
         # What it tried last is told to the limiter up to a quarter of a second later.
         assert time.monotonic() - stopped > 0.8

@@ -17,16 +17,11 @@ from symphony.observe.reasons import Reason
 from tests.support.acceptor import route, running, snapshot, wait_until
 from tests.support.actor_process import Stage
 from tests.support.peers import UpstreamHost, receive_exactly
+from tests.support.ports import lasting_port
 from tests.support.site import Site, ended_by_reset, exchange
 from tests.support.tls_client import SteppedClient, connect
 
 TIMEOUT_MS = 400
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Full:
@@ -86,7 +81,7 @@ class Rooms:
             stack.callback(each.close)
         stack.callback(os.rmdir, self.dead.directory)
         stack.callback(os.unlink, self.dead.path)
-        self.port = closed_port()
+        self.port = lasting_port()
 
     def upstreams(self) -> dict[str, tuple[Upstream, ...]]:
         alive = UdsUpstream(path=self.alive.path)

@@ -176,9 +176,7 @@ def test_reset_before_the_relay(site: Site, stage: str, version: ssl.TLSVersion)
                 )
                 if site.rig.total(HANDSHAKES) > handshakes:
                     server = site.upstream.accept()
-                    wait_until(
-                        lambda: site.rig.active == 1, "it is over although the upstream does nothing", 2
-                    )
+                    wait_until(lambda: site.rig.active == 1, "it is over although the upstream does nothing")
                     server.sock.close()
 
 
@@ -198,7 +196,7 @@ def test_reset_in_the_relay(site: Site, name: str) -> None:
             server = site.upstream.accept()
             assert receive_exactly(server, len(data)) == data
             reset(sock)
-            wait_until(lambda: site.rig.active == 1, "it is over although the upstream does nothing", 2)
+            wait_until(lambda: site.rig.active == 1, "it is over although the upstream does nothing")
             server.sock.close()
 
 

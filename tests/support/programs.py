@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import lasting_port
+
 LIMIT_S = 20.0
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 """Where Debian has nginx's stream module, which is a package of its own."""
@@ -20,11 +22,6 @@ def program(name: str) -> str:
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Running:
@@ -65,7 +62,7 @@ class Running:
 
 def haproxy_that_tells(directory: Path) -> Running:
     """HAProxy, which answers requests with what it has read in the PROXY header."""
-    path, port = program("haproxy"), free_port()
+    path, port = program("haproxy"), lasting_port()
     said = "%[src] %[src_port] %[dst] %[dst_port] %[fc_rcvd_proxy] %[fc_pp_authority] %[fc_pp_unique_id]"
     (directory / "haproxy.cfg").write_text(f"""
 defaults

@@ -21,6 +21,7 @@ from symphony.observe.counters import CounterPage
 from symphony.routing.checks import CheckTarget, Shifts, check_target
 from symphony.routing.pool import UpstreamPool
 from symphony.tls.certificate_maker import make_certificate
+from tests.support.ports import lasting_port
 from tests.support.probing import QUICK, QUICK_TLS, Probing
 
 LIMIT_S = 10.0
@@ -45,12 +46,6 @@ def directory() -> Iterator[str]:
         yield directory
 
 
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
 async def test_whoever_takes_connections_is_well(directory: str) -> None:
     with listening() as (_, tcp), listening(f"{directory}/u") as (_, uds):
         async with Probing((tcp, QUICK), (uds, QUICK)) as probing:
@@ -59,7 +54,7 @@ async def test_whoever_takes_connections_is_well(directory: str) -> None:
 
 
 async def test_what_is_wrong_has_its_name(directory: str) -> None:
-    refused = TcpUpstream(host="127.0.0.1", port=free_port())
+    refused = TcpUpstream(host="127.0.0.1", port=lasting_port())
     missing = UdsUpstream(path=f"{directory}/none")
     unresolved = TcpUpstream(host="known.test", port=1)
     for upstream, expected in (
@@ -239,7 +234,7 @@ async def test_our_own_want_of_descriptors_is_not_held_against_it() -> None:
 
 
 async def test_reloads_change_what_is_checked() -> None:
-    gone = TcpUpstream(host="127.0.0.1", port=free_port())
+    gone = TcpUpstream(host="127.0.0.1", port=lasting_port())
     with listening() as (_, upstream):
         async with Probing((gone, QUICK), (upstream, QUICK)) as probing:
             await probing.until("down", "up")

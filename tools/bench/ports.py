@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 from collections.abc import Iterable
 
@@ -15,10 +16,24 @@ class PortTaken(Exception):
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody uses at this moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a TCP port that is free on all addresses, and that the kernel gives to no client in the meantime.
+
+    One of those that the kernel hands out for port 0 may be the own port of a connection a moment later.
+    """
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        least = int(file.read().split()[0])
+    lowest = max(1024, least - 12000)
+    while True:
+        # Not by the state that a test may have set to repeat something else.
+        wanted = random.SystemRandom().randrange(lowest, least) if lowest < least else 0
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", wanted))
+                probe.listen()
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 def parse_listeners(lines: Iterable[str], port: int) -> set[int]:
