@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -132,13 +132,14 @@ def test_traffic_and_restarts_go_on_while_the_registry_is_stopped(show: Showcase
         killed_at = time.monotonic()
         assert wait_back(symphony, "acceptor-0", killed.restarts + 1, killed_at) < BACK_WITHIN_S
         calls.wait_answers(30)
-        os.kill(registry, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # a busy machine may take so long that it is missed
+            os.kill(registry, signal.SIGCONT)
         stopped_for_s = time.monotonic() - stopped_at
         for connection in long["acceptor-1"]:
             connection.wait_answers(10)
         reload(show)
         assert calls.failed_after(killed_at) == []
-    if stopped_for_s < MISSED_AFTER_S - 0.5:  # a busy machine may take longer, and it is missed
+    if stopped_for_s < MISSED_AFTER_S - 0.5:
         assert symphony.child("route-registry").restarts == 0
         assert symphony.logged("registry_silent"), "it began with the snapshot on disk"
 
