@@ -23,6 +23,7 @@ def _run() -> tuple[int, str]:
     return done.exit_code, " ".join(done.output.split())
 
 
+@pytest.mark.timeout(600)  # under callgrind, and on a busy machine
 def test_a_count_repeats() -> None:
     if reason := count.unavailable():
         pytest.skip(reason)

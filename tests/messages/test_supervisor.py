@@ -436,7 +436,7 @@ def test_a_stop_during_the_start() -> None:
     with running_tree(pair, ready=False, orders={"b": "hang"}) as tree:
         tree.wait_until(lambda: bool(tree.notes("b", "born")))
         os.kill(tree.pid, signal.SIGTERM)
-        time.sleep(0.2)
+        tree.wait_until(lambda: bool(tree.logged("stopping")))
         os.kill(tree.pid, signal.SIGTERM)
         assert tree.wait_exit() == 1
         assert not tree.logged("tree_ready")
