@@ -6,6 +6,7 @@ listeners or acceptors to come into force.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -21,7 +22,7 @@ from symphony.api.tree import Blueprint
 from symphony.config.problem import ConfigError, Problem
 from symphony.config.topology import Topology
 from symphony.mailbox.address import mailbox_path
-from symphony.mailbox.client import MailboxClient, MailboxError
+from symphony.mailbox.client import MailboxClient, MailboxDown, MailboxError
 from symphony.mailbox.envelope import Refused
 from symphony.messages.control import ServiceReloaded
 from symphony.messages.registry import (
@@ -34,6 +35,7 @@ from symphony.messages.registry import (
     TopologyPublished,
 )
 
+_REGISTRY_BACK_WITHIN_S = 5.0
 _REGISTRY_READS_WITHIN_S = 60.0
 _REGISTRY_ANSWERS_WITHIN_S = 5.0
 APPLIED_WITHIN_S = 5.0
@@ -70,6 +72,8 @@ class Reconfiguration:
         registry = mailbox_path(self._runtime_dir, REGISTRY)
         self._registry = MailboxClient(registry, RegistryReply, name=REGISTRY)
         self._registry.on_up = self._subscribe
+        self._registry.on_down = self._miss
+        self._reachable = asyncio.Event()
         self._registry.on_push = self._take_topology
         generations.on_change = on_news
 
@@ -91,11 +95,10 @@ class Reconfiguration:
 
     async def _reload(self) -> ServiceReloaded | Refused:
         try:
-            done = await self._registry.call(Reload(), _REGISTRY_READS_WITHIN_S)
+            done = await self._ask_to_reload()
         except MailboxError as error:
             log.error("reload failed", reason=str(error))
             return Refused(f"the route registry did not reload: {error}")
-        assert isinstance(done, ReloadDone), f"a reload is answered by {type(done).__name__}"
         applied, version = _Applied(), done.version
         if done.topology is not None:
             applied = await self._apply(done.topology)
@@ -113,6 +116,22 @@ class Reconfiguration:
             self._file, version, changed, done.kept, problems, applied.acceptors, applied.failure, behind
         )
 
+    async def _ask_to_reload(self) -> ReloadDone:
+        """Ask the registry; one that dies is back before long, and is asked once more. Raises MailboxError."""
+        try:
+            return await self._asked_to_reload()
+        except MailboxDown:
+            return await self._asked_to_reload()
+
+    async def _asked_to_reload(self) -> ReloadDone:
+        try:
+            await asyncio.wait_for(self._reachable.wait(), _REGISTRY_BACK_WITHIN_S)
+        except TimeoutError:
+            pass  # which the call says
+        done = await self._registry.call(Reload(), _REGISTRY_READS_WITHIN_S)
+        assert isinstance(done, ReloadDone), f"a reload is answered by {type(done).__name__}"
+        return done
+
     async def follow(self) -> None:
         """Do what the registry said last, or what could not be done before."""
         told, self._told = self._told, None
@@ -122,7 +141,11 @@ class Reconfiguration:
         await self._keep_listeners()
 
     def _subscribe(self) -> None:
+        self._reachable.set()
         self._registry.cast(SubscribeTopology())
+
+    def _miss(self) -> None:
+        self._reachable.clear()
 
     def _take_topology(self, message: RegistryReply) -> None:
         if isinstance(message, TopologyPublished):

@@ -152,6 +152,16 @@ def test_a_reload_waits_for_an_acceptor_that_hangs_to_be_replaced(show: Showcase
     assert symphony.child("acceptor-1").pid != stopped
 
 
+def test_a_reload_waits_for_a_registry_that_is_away(show: Showcase) -> None:
+    symphony = show.symphony
+    # Killed as soon as it is back, it waits longer each time: 0, 50, 100, 200, 400, then 800 ms.
+    for _ in range(6):
+        killed = symphony.kill_child("route-registry").pid
+        wait_until(lambda killed=killed: symphony.child("route-registry").pid != killed, "its death is seen")
+    reload(show)
+    assert symphony.child("route-registry").restarts == 6
+
+
 def test_a_registry_that_stays_stopped_is_replaced(show: Showcase) -> None:
     symphony = show.symphony
     with long_connections(show) as long, SteadyCalls([show.expected["exact"]]) as calls:
