@@ -203,7 +203,7 @@ def test_a_stop_does_not_wait_for_an_upgrade(show: Showcase) -> None:
         assert command(symphony, "status").returncode == 0
         started = time.monotonic()
         assert command(symphony, "stop").returncode == 0
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60  # of the two minutes that a new one has
         assert symphony.wait() == 0
     assert not psutil.pid_exists(successor)
     assert names(symphony) == {"lock"}
