@@ -28,7 +28,7 @@ def is_refused(show: Showcase) -> bool:
 
 @pytest.mark.parametrize("route", ["exact", "passed"])
 def test_open_connections_go_on_and_new_ones_are_refused(route: str) -> None:
-    with running_showcase() as show:
+    with running_showcase(drain_ms=90_000) as show:
         symphony, expected = show.symphony, show.expected[route]
         with connect(expected.target) as held:
             assert ask(held) == route

@@ -232,7 +232,7 @@ def test_traffic_goes_on_while_limiter_and_sampler_are_stopped(show: Showcase) -
 
 def test_nothing_outlives_a_killed_supervisor_and_its_port_is_free() -> None:
     port = lasting_port()
-    with running_showcase(port=port) as show:
+    with running_showcase(port=port, drain_ms=90_000) as show:
         symphony = show.symphony
         children = [found.pid for found in symphony.status().actors]
         expected = show.expected["exact"]

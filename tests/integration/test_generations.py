@@ -309,7 +309,7 @@ def test_an_acceptor_that_is_killed_while_it_drains_takes_nothing_else_with_it(s
 
 def test_a_supervisor_that_is_killed_while_a_generation_drains_frees_the_ports() -> None:
     port = lasting_port()
-    with running_showcase(port=port) as show:
+    with running_showcase(port=port, drain_ms=90_000) as show:
         symphony = show.symphony
         with connect(show.expected["exact"].target) as held:
             assert ask(held) == "exact"

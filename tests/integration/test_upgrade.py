@@ -230,7 +230,7 @@ def test_a_supervisor_that_is_killed_while_it_upgrades() -> None:
 
 def test_a_new_supervisor_that_is_killed_leaves_the_old_one_to_finish() -> None:
     port = lasting_port()
-    with running_showcase(port=port) as show:
+    with running_showcase(port=port, drain_ms=90_000) as show:
         symphony = show.symphony
         with connect(show.expected["exact"].target) as held:
             assert ask(held) == "exact"

@@ -98,7 +98,7 @@ LATE = (
 def test_an_old_supervisor_that_is_killed_at_the_last_moment(stage: str, successor: str) -> None:
     """Nobody serves then, as after the death of any supervisor; but everything can be started again at once."""
     port = lasting_port()
-    with running_showcase(port=port) as show:
+    with running_showcase(port=port, drain_ms=90_000) as show:
         symphony = show.symphony
         fragile = (
             f"{REAL}\nimport signal\nimport symphony.api.channel as it\nreal = it.Channel.send\n"

@@ -18,7 +18,7 @@ from tests.support.symphony_process import SymphonyProcess
 
 _CONFIG = """\
 workers = {workers}
-drain_timeout_ms = 20000
+drain_timeout_ms = {drain_ms}
 
 [[listeners]]
 host = "127.0.0.1"
@@ -112,8 +112,13 @@ class Showcase:
 
 
 @contextmanager
-def running_showcase(workers: int = 2, port: int = 0, **environment: str) -> Iterator[Showcase]:
-    """Start everything, with `environment` besides; all of it is gone when the block is left."""
+def running_showcase(
+    workers: int = 2, port: int = 0, drain_ms: int = 20_000, **environment: str
+) -> Iterator[Showcase]:
+    """Start everything, with `environment` besides; all of it is gone when the block is left.
+
+    `drain_ms` has to be more than a busy machine takes for all that is done beside a connection that drains.
+    """
     with NamedServices() as services:
         made = {}
         files = {}
@@ -136,7 +141,7 @@ def running_showcase(workers: int = 2, port: int = 0, **environment: str) -> Ite
             "pool_2": services.uds("pool-2"),
             "default": services.tcp("default"),
         }
-        config = _CONFIG.format(workers=workers, port=port, **addresses)
+        config = _CONFIG.format(drain_ms=drain_ms, workers=workers, port=port, **addresses)
         symphony = SymphonyProcess(config, files=files, environment=environment)
         try:
             symphony.start()
