@@ -497,10 +497,10 @@ def test_half_closed_connection_is_reaped_when_it_falls_silent(mode: str, who: s
         assert receive_all(talking) == b""
         began = time.monotonic()
         while time.monotonic() - began < 1.5 * IDLE_MS / 1000:
+            silent_since = time.monotonic()
             talking.send(b"tick")
             assert receive_exactly(quiet, 4) == b"tick"
             time.sleep(IDLE_MS / 10_000)
-        silent_since = time.monotonic()
         wait_until(lambda: short.rig.count(Reason.HALF_CLOSE_TIMEOUT) == 1, "it is reaped")
         assert time.monotonic() - silent_since >= IDLE_MS / 1000
         assert receive_all(quiet) == b""
