@@ -23,11 +23,14 @@ from symphony.config.topology import Topology
 from symphony.connection.tenure import Stage
 from symphony.host.descriptors import needed, raise_limit
 from symphony.observe.books import Books
+from symphony.relay.sockets import shut_reading, waiting_to_be_accepted
 
 _ACCEPTING_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.005
 _HANDSHAKES_WITHIN_S = 1.0
 """How long the kernel may take over handshakes that began on a socket which another one takes the place of."""
+_ACCEPTED_WITHIN_S = 1.0
+"""How long to look for a moment in which nobody waits to be accepted."""
 
 MOST_OLDER = 8
 """How many generations may finish their connections at a time: each is as many processes as there are workers."""
@@ -183,8 +186,9 @@ class Generations:
         await self._accepting(new)
         gone = _without(old.listeners, new.listeners)
         if _share_a_port(gone, new.listeners):
-            # New connections come to the new ones already.
+            # From a wider address to a narrower one, new connections come to the new ones already.
             await asyncio.sleep(_HANDSHAKES_WITHIN_S)
+            await self._refuse_between_two(gone)
         old.tenure.stage = Stage.PASSED_ON
         for listener in gone:
             listener.refuse()
@@ -198,6 +202,19 @@ class Generations:
             closed=[listener.address for listener in gone],
         )
         self._tell()
+
+    async def _refuse_between_two(self, listeners: Iterable[BoundListener]) -> None:
+        """Have their sockets refuse, each while nobody waits at it: the ones who come next find the new ones.
+
+        From a narrower address to a wider one, connections come here until the very end.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ACCEPTED_WITHIN_S
+        for listener in listeners:
+            for sock in listener.sockets:
+                while waiting_to_be_accepted(sock) and loop.time() < deadline:  # noqa: ASYNC110 - by the kernel's count
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                shut_reading(sock)
 
     async def _accepting(self, generation: Generation) -> None:
         loop = asyncio.get_running_loop()

@@ -15,6 +15,7 @@ KEEPALIVE_PROBES = 4
 
 _TCP = int(socket.IPPROTO_TCP)
 _UNIX = int(socket.AF_UNIX)
+_UNACKED_AT, _TOLD_UNACKED = 24, 28
 _LINGER_NONE = struct.pack("ii", 1, 0)
 _STILL_OPEN = frozenset({1, 4, 5})  # ESTABLISHED and our own FIN_WAIT states: the peer may still send
 _CLOSED = 7
@@ -64,6 +65,20 @@ def undelivered(sock: socket.SocketType) -> int:
     """How many bytes a TCP peer has not acknowledged yet (tcp(7), SIOCOUTQ); 0 when there is no telling."""
     try:
         return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
+def waiting_to_be_accepted(listening: socket.SocketType) -> int:
+    """How many connections wait in a listening socket's queue; 0 where there is none.
+
+    The kernel gives it as tcpi_unacked (tcp(7), TCP_INFO), which has another meaning on a connection.
+    """
+    try:
+        if not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return 0
+        told = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOLD_UNACKED)
+        return int.from_bytes(told[_UNACKED_AT:], sys.byteorder)
     except OSError:
         return 0
 

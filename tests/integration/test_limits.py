@@ -12,7 +12,7 @@ import pytest
 
 from actors.rate_limiter import LimiterSettings, run_rate_limiter
 from symphony.config.model import UdsUpstream, Upstream
-from symphony.observe.counters import ACCEPTED
+from symphony.observe.counters import ACCEPTED, ROUTE_DECIDED_ALONE
 from symphony.observe.reasons import Reason
 from tests.support.acceptor import (
     AcceptorRig,
@@ -29,6 +29,7 @@ from tests.support.peers import UpstreamHost
 from tests.support.site import Site, ended_by_reset, exchange
 from tests.support.tls_client import SteppedClient, connect
 
+ATTEMPTS = range(10)
 SLOW = 0.001  # connections a second: nothing is refilled while a test runs
 
 
@@ -123,17 +124,32 @@ def closing() -> Iterator[Closing]:
 def test_rate_limit_is_exact_while_the_limiter_is_up(stage: Stage, closing: Closing, acceptors: int) -> None:
     routes = snapshot(
         route("probe.test", closing.target, terminate=False, rate=1000.0, burst=1000.0),
-        route("limited.test", closing.target, terminate=False, rate=SLOW, burst=5.0),
-        route("other.test", closing.target, terminate=False, rate=SLOW, burst=2.0),
+        *(
+            route(f"limited-{at}.test", closing.target, terminate=False, rate=SLOW, burst=5.0)
+            for at in ATTEMPTS
+        ),
+        *(
+            route(f"other-{at}.test", closing.target, terminate=False, rate=SLOW, burst=2.0)
+            for at in ATTEMPTS
+        ),
     )
     stage.start("rate-limiter", run_rate_limiter, LimiterSettings(stage.runtime_dir))
     rig = AcceptorRig(stage, routes, acceptors)
     try:
         processes = [rig.start(index) for index in range(acceptors)]
         assert try_route(rig, "probe.test", 10) == 10
-        assert try_route(rig, "limited.test", 15) == 5
-        assert try_route(rig, "other.test", 5) == 2
-        assert rig.failures == {"rate_limited": 13}
+        for at in ATTEMPTS:
+            alone = rig.total(ROUTE_DECIDED_ALONE)
+            limited = rig.count(Reason.RATE_LIMITED)
+            let_in = try_route(rig, f"limited-{at}.test", 15), try_route(rig, f"other-{at}.test", 5)
+            # On a machine so busy that the limiter did not answer in time once, nothing exact is promised.
+            if rig.total(ROUTE_DECIDED_ALONE) == alone:
+                break
+        else:
+            pytest.fail(f"the limiter was late in each of {len(ATTEMPTS)} attempts")
+        assert let_in == (5, 2)
+        assert rig.count(Reason.RATE_LIMITED) - limited == 13
+        assert set(rig.failures) == {"rate_limited"}
         assert [complaints(process) for process in processes] == [[]] * acceptors
     finally:
         rig.close()
